@@ -1,0 +1,70 @@
+"""`python -m benchmarks`: measure, write benchmarks/out/, print a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import machine, report
+from benchmarks.drain import DRAIN
+from benchmarks.footprint import FOOTPRINT
+from benchmarks.harness import run
+from benchmarks.push import MANY, ONE
+
+BENCHMARKS = {benchmark.name: benchmark for benchmark in (ONE, MANY, DRAIN, FOOTPRINT)}
+_OUT = Path(__file__).parent / "out"
+_ROUNDS = 5
+_QUICK_ROUNDS = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0, or 1 when any variant failed (what could be measured is reported all the same)."""
+    options = _parser().parse_args(arguments)
+    rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
+    _OUT.mkdir(exist_ok=True)
+    results = []
+    # Beside the results, not in the system's temporary directory, which may be memory: then a sync is free.
+    with tempfile.TemporaryDirectory(prefix="work-", dir=_OUT) as work:
+        facts = machine.facts(Path(work))
+        for name in options.only or BENCHMARKS:
+            benchmark = BENCHMARKS[name]
+            size = benchmark.quick if options.quick else benchmark.normal
+            results.append(run(benchmark, rounds=rounds, size=size, work=Path(work), say=_say))
+    markdown = report.as_markdown(facts, results)
+    options.markdown.write_text(markdown)
+    options.json.write_text(json.dumps(report.as_json(facts, results), indent=1) + "\n")
+    print(markdown, end="")
+    return 1 if any(result.failures for result in results) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--only", action="append", choices=BENCHMARKS, metavar="NAME",
+        help=f"only this benchmark ({', '.join(BENCHMARKS)}); may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rounds", type=_positive, metavar="N", help=f"default {_ROUNDS}, quick {_QUICK_ROUNDS}"
+    )
+    parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", default=_OUT / "results.json")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", default=_OUT / "results.md")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

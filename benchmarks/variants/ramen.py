@@ -1,0 +1,68 @@
+"""`infi.ramen_client`, whichever version the interpreter has: 1.x and 2.0 have one API."""
+
+from __future__ import annotations
+
+from infi.ramen_client.config import QueueReaderConfig
+from infi.ramen_client.queue_reader import QueueReader
+from infi.ramen_client.queue_writer import QueueWriter
+
+TYPE_CHECKING = False  # `typing` is not to be counted as an import of the measured library
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def open_writer(directory: str, **options: object) -> Callable[[dict[str, Any]], object]:
+    """Return a push; ``options`` are configuration fields."""
+    writer = QueueWriter(_config(directory, 1, options))
+
+    def push(sample: dict[str, Any]) -> None:
+        writer.push("metrics", "san_totals", "v1", sample)
+
+    return push
+
+
+def open_reader(directory: str, port: int, **options: object) -> Callable[[], int]:
+    """Return the drain of the whole queue."""
+    reader = QueueReader(_config(directory, port, options))
+
+    def drain() -> int:
+        return reader.run(blocking=False)
+
+    return drain
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"infi.ramen_client": version("infi.ramen_client")}
+    for library in ("requests", "pycurl", "orjson", "apsw"):
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue  # 1.x and 2.0 share none of them
+    if "apsw" in found:
+        import apsw
+
+        found["SQLite"] = apsw.sqlite_lib_version()
+    else:
+        import sqlite3
+
+        found["SQLite"] = sqlite3.sqlite_version
+    return found
+
+
+def _config(directory: str, port: int, options: dict[str, object]) -> QueueReaderConfig:
+    """Return a configuration for both sides; a writer does not look at the port."""
+    return QueueReaderConfig(
+        {
+            "sender": "bench",
+            "system_serial": 1099,
+            "system_version": "3.0.0.1",
+            "queue_dir": directory,
+            "hostname": f"127.0.0.1:{port}",
+            "auth_token": "0123456789abcdef0123456789abcdef",
+            "ssl": False,
+            **options,
+        }
+    )

@@ -1,0 +1,90 @@
+"""One child process of a benchmark: `python -m benchmarks.worker '{"task": …}'`.
+
+It prepares, prints ``ready``, waits for a line, does the measured work and prints one JSON line (a
+``Measurement``). It runs under any environment's interpreter, so it needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from time import perf_counter_ns
+from typing import Any
+
+from benchmarks.measurement import Measurement, measured
+from benchmarks.sample import samples
+
+_DIFFERENT_SAMPLES = 500
+WARM_UP_PUSHES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is to do. ``worker`` tells those of one run apart (they push different samples)."""
+
+    task: str
+    adapter: str
+    directory: str
+    options: dict[str, Any] = field(default_factory=dict)
+    messages: int = 0
+    worker: int = 0
+    port: int = 0
+
+
+def push(order: Order, adapter: Any) -> Measurement:
+    """Push ``messages`` samples, timing each one; a few more before that are not measured."""
+    push_one = adapter.open_writer(order.directory, **order.options)
+    pool = samples(_DIFFERENT_SAMPLES, seed=order.worker)
+    for sample in pool[:WARM_UP_PUSHES]:
+        push_one(sample)
+    _await_go()
+    latencies = []
+    with measured() as measurement:
+        for index in range(order.messages):
+            sample = pool[index % _DIFFERENT_SAMPLES]
+            before = perf_counter_ns()
+            push_one(sample)
+            latencies.append((perf_counter_ns() - before) / 1000)
+    measurement.messages = order.messages
+    measurement.latencies = latencies
+    return measurement
+
+
+def fill(order: Order, adapter: Any) -> Measurement:
+    """Push exactly ``messages`` samples, for a drain to find."""
+    push_one = adapter.open_writer(order.directory, **order.options)
+    pool = samples(_DIFFERENT_SAMPLES, seed=order.worker)
+    _await_go()
+    with measured() as measurement:
+        for index in range(order.messages):
+            push_one(pool[index % _DIFFERENT_SAMPLES])
+    measurement.messages = order.messages
+    return measurement
+
+
+def drain(order: Order, adapter: Any) -> Measurement:
+    """Deliver all that is queued; ``messages`` is what the adapter says it delivered."""
+    drain_all = adapter.open_reader(order.directory, order.port, **order.options)
+    _await_go()
+    with measured() as measurement:
+        measurement.messages = drain_all()
+    return measurement
+
+
+def main() -> None:
+    order = Order(**json.loads(sys.argv[1]))
+    adapter = import_module(order.adapter)
+    measurement = {"push": push, "fill": fill, "drain": drain}[order.task](order, adapter)
+    measurement.versions = adapter.versions()
+    print(json.dumps(asdict(measurement)), flush=True)
+
+
+def _await_go() -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    main()

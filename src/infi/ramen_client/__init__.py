@@ -1,0 +1,50 @@
+"""Store-and-forward delivery of JSON messages to a Ramen server.
+
+The public names, each also where 1.x has it (``infi.ramen_client.queue_writer.QueueWriter`` …). They are imported when first
+used: a program that only pushes never loads the network code.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .__version__ import __version__
+
+if TYPE_CHECKING:
+    from .config import QueueReaderConfig, QueueWriterConfig
+    from .errors import AuthenticationError, QueueError, RamenError, ValidationError
+    from .queue_reader import QueueReader
+    from .queue_writer import QueueWriter
+    from .utils import create_queue_reader_and_writer
+
+_HOME = {
+    "AuthenticationError": "errors",
+    "QueueError": "errors",
+    "QueueReader": "queue_reader",
+    "QueueReaderConfig": "config",
+    "QueueWriter": "queue_writer",
+    "QueueWriterConfig": "config",
+    "RamenError": "errors",
+    "ValidationError": "errors",
+    "create_queue_reader_and_writer": "utils",
+}
+
+__all__ = [
+    "AuthenticationError",
+    "QueueError",
+    "QueueReader",
+    "QueueReaderConfig",
+    "QueueWriter",
+    "QueueWriterConfig",
+    "RamenError",
+    "ValidationError",
+    "__version__",
+    "create_queue_reader_and_writer",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

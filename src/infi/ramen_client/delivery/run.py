@@ -1,0 +1,154 @@
+"""One run of the active reader: step after step, waiting when there is nothing to do and when something is in the way.
+
+Waking up: a push of this process rings the reader; for those of other processes it looks for commits (3 microseconds) every
+millisecond for two seconds after traffic, then less and less often down to every 50 ms. So a push is on the wire within
+milliseconds, and an idle queue costs next to nothing and not one write.
+
+Faults: a refused token is raised, or backed off from like any failure; a queue that was taken away is raised; every other error,
+of the disk or of our own, is logged and the run goes on after a pause, unless the caller wanted no waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from infi.ramen_client.errors import AuthenticationError, QueueClosed, QueueError, QueueForked, QueueGone
+
+from .courier import Courier, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Event
+
+    from infi.ramen_client.config import QueueReaderConfig
+    from infi.ramen_client.storage import ActiveReader
+
+    from .transport import Transport
+
+logger = logging.getLogger("ramen_client")
+
+_FASTEST_LOOK_SECONDS = 0.001
+_SLOWEST_LOOK_SECONDS = 0.05
+_FAST_LOOKS_FOR_SECONDS = 2.0
+_LOOK_SLOWDOWN = 1.5
+
+_CHECK_PLACE_EVERY_SECONDS = 1.0
+"""A file that was deleted never changes again: only its path tells."""
+
+_PAUSE_AFTER_FAULT_SECONDS = 1.0
+"""The pause after an error of the disk or of our own, unless ``retry_delay`` is shorter."""
+
+
+class Until(Enum):
+    """When a run ends, but for ``stop``."""
+
+    STOPPED = "stopped"
+    DRAINED = "drained"
+    HELD_UP = "drained or held up"
+
+
+class Run:
+    """One run. ``make_courier`` may be called again after an unexpected error."""
+
+    def __init__(
+        self,
+        active: ActiveReader,
+        make_courier: Callable[[], Courier],
+        transport: Transport,
+        config: QueueReaderConfig,
+        stop: Event,
+    ) -> None:
+        self._active = active
+        self._make_courier = make_courier
+        self._courier: Courier | None = None
+        self._transport = transport
+        self._config = config
+        self._stop = stop
+        self._traffic_at = time.monotonic()
+        self._fault_said = ""
+
+    def go(self, until: Until, *, raise_refused_token: bool) -> int:
+        """Deliver until the end that is asked for; return how many messages were accepted or dropped."""
+        handled = 0
+        while not self._stop.is_set():
+            try:
+                step = self._step(until)
+            except AuthenticationError:
+                if raise_refused_token:
+                    raise
+                continue
+            except (QueueGone, QueueClosed, QueueForked):
+                raise
+            except Exception as error:
+                if until is Until.HELD_UP:
+                    raise
+                self._survive(error)
+                continue
+            if step in (Step.ACCEPTED, Step.DROPPED):
+                handled += 1
+                self._traffic_at = time.monotonic()
+            elif _is_over(step, until):
+                break
+        return handled
+
+    def _step(self, until: Until) -> Step | None:
+        """Wait if need be, else take a step; None: there was something to wait for."""
+        courier = self._courier = self._courier or self._make_courier()
+        pause = courier.pause_left()
+        if pause > 0:
+            if until is not Until.HELD_UP:
+                self._transport.wait(pause)
+            return None
+        # Before the claim: what is pushed between it and the waiting must end the waiting.
+        mark = self._active.change_mark()
+        step = courier.step()
+        self._fault_said = ""
+        if step is Step.EMPTY and until is Until.STOPPED:
+            self._wait_for_push(mark)
+        return step
+
+    def _survive(self, error: Exception) -> None:
+        self._courier = None
+        text = str(error)
+        if text != self._fault_said:
+            self._fault_said = text
+            if isinstance(error, QueueError):
+                logger.error("the reader cannot use its queue: %s Trying again.", text)
+            else:
+                logger.error(
+                    "unexpected error in the reader; it goes on, and no message is lost", exc_info=error
+                )
+        self._stop.wait(min(_PAUSE_AFTER_FAULT_SECONDS, self._config.retry_delay))
+
+    def _wait_for_push(self, mark: tuple[int, int]) -> None:
+        """Wait until somebody else commits, at most ``polling_delay`` seconds."""
+        self._active.add_waker(self._transport.wake)
+        try:
+            self._look_for_commits(mark, time.monotonic() + self._config.polling_delay)
+        finally:
+            self._active.remove_waker(self._transport.wake)
+
+    def _look_for_commits(self, mark: tuple[int, int], deadline: float) -> None:
+        interval = _FASTEST_LOOK_SECONDS
+        checked = 0.0
+        while not self._stop.is_set() and self._active.change_mark() == mark:
+            now = time.monotonic()
+            if now >= deadline:
+                return
+            if now - checked >= _CHECK_PLACE_EVERY_SECONDS:
+                self._active.check_in_place()
+                checked = now
+            if now - self._traffic_at > _FAST_LOOKS_FOR_SECONDS:
+                if self._active.tidy():
+                    continue
+                interval = min(interval * _LOOK_SLOWDOWN, _SLOWEST_LOOK_SECONDS)
+            self._transport.wait(min(interval, deadline - now))
+
+
+def _is_over(step: Step | None, until: Until) -> bool:
+    if step is Step.EMPTY:
+        return until is not Until.STOPPED
+    return until is Until.HELD_UP

@@ -1,0 +1,185 @@
+"""Every SQL statement of the queue but the schema, which stands in ``schema.sql``."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Final
+
+SCHEMA: Final = files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
+
+_IDENTITY: Final = "category, data_type, data_version, system_version, reqid, reqid_origin, pushed_at, plain_length, plain_crc32, row_crc32"
+
+# A flipped bit must not make a row unreadable: text comes as bytes, which ``_rows`` decodes and checks.
+_READ_IDENTITY: Final = (
+    "CAST(category AS BLOB), CAST(data_type AS BLOB), "
+    "CASE typeof(data_version) WHEN 'integer' THEN data_version ELSE CAST(data_version AS BLOB) END, "
+    "CAST(system_version AS BLOB), CAST(reqid AS BLOB), reqid_origin, pushed_at, plain_length, plain_crc32, row_crc32"
+)
+
+BEGIN: Final = "BEGIN IMMEDIATE"
+COMMIT: Final = "COMMIT"
+ROLLBACK: Final = "ROLLBACK"
+PAGE_COUNT: Final = "PRAGMA page_count"
+FREELIST_COUNT: Final = "PRAGMA freelist_count"
+DATA_VERSION: Final = "PRAGMA data_version"
+VACUUM_STEP: Final = "PRAGMA incremental_vacuum(256)"
+BEGIN_READING: Final = "BEGIN"
+INTEGRITY: Final = "PRAGMA integrity_check(10)"
+
+# Opening, making, taking over
+APPLICATION_ID: Final = 0x52414D4E
+FORMAT: Final = 2
+OUR_TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('queue', 'meta')"
+READ_META: Final = "SELECT min_reader, min_writer, queue_id, inlet_boundary, inlet_system_version, empty_pages FROM meta WHERE id = 1"
+INSERT_META: Final = (
+    "INSERT INTO meta (id, min_reader, min_writer, queue_id, sender, system_serial, created_at, created_by, "
+    "inlet_boundary, inlet_system_version, empty_pages) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+SET_EMPTY_PAGES: Final = "UPDATE meta SET empty_pages = ? WHERE id = 1"
+INSERT_BOOK: Final = "INSERT INTO book (id, inlet_base) VALUES (1, ?)"
+INLET_UNCOUNTED: Final = "SELECT inlet_base IS NULL FROM book WHERE id = 1"
+COUNT_INLET: Final = "SELECT (SELECT count(*) FROM queue) - inlet_in + inlet_out FROM book WHERE id = 1"
+SET_INLET_BASE: Final = "UPDATE book SET inlet_base = ? WHERE id = 1 AND inlet_base IS NULL"
+INSERT_READER: Final = "INSERT INTO reader (id, failures) VALUES (1, 0)"
+INLET_LAST_ROW: Final = "SELECT coalesce(max(id), 0) FROM queue"
+SEED_INLET_SEQUENCE: Final = "INSERT INTO sqlite_sequence (name, seq) VALUES ('queue', ?)"
+
+# Pushing and trimming
+_HEAD: Final = "max(last_position, coalesce((SELECT max(position) FROM message), 0))"
+HEAD: Final = f"SELECT {_HEAD} FROM book WHERE id = 1"  # noqa: S608
+ENTER_PUSHES: Final = (
+    f"UPDATE book SET pushed = pushed + {_HEAD} - last_position, waiting = waiting + {_HEAD} - last_position, "  # noqa: S608
+    f"last_position = {_HEAD} WHERE id = 1 AND last_position < {_HEAD}"
+)
+INSERT_MESSAGE: Final = (
+    f"INSERT INTO message (position, {_IDENTITY}, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+)
+OLDEST_TO_TRIM: Final = (
+    "SELECT position, length(data) FROM message "
+    "WHERE position < ? AND position NOT IN (SELECT position FROM flight) ORDER BY position LIMIT ?"
+)
+TRIM_UP_TO: Final = (
+    "DELETE FROM message WHERE position <= ? AND position NOT IN (SELECT position FROM flight)"
+)
+COUNT_TRIMMED: Final = "UPDATE book SET trimmed = trimmed + ?1, waiting = waiting - ?1 WHERE id = 1"
+OLDEST_INLET_TO_TRIM: Final = "SELECT id, length(data) FROM queue WHERE id <= ? ORDER BY id LIMIT ?"
+TRIM_INLET_UP_TO: Final = "DELETE FROM queue WHERE id <= ?"
+COUNT_INLET_TRIMMED: Final = (
+    "UPDATE book SET trimmed = trimmed + ?1, inlet_moved = inlet_moved + ?1 WHERE id = 1"
+)
+
+# Counting
+_INLET: Final = "coalesce(inlet_base, 0) + inlet_in - inlet_out"
+READ_BOOK: Final = (
+    f"SELECT pushed + {_HEAD} - last_position + coalesce(inlet_base, 0) + inlet_in, "  # noqa: S608
+    f"waiting + {_HEAD} - last_position, {_INLET}, accepted, dropped, blacklisted, dead, dead_discarded, trimmed, expired, "
+    "purged, damaged, inlet_out - inlet_moved, found, maybe_twice, dead_bytes FROM book WHERE id = 1"
+)
+WAITING: Final = f"SELECT waiting + {_HEAD} - last_position + {_INLET} FROM book WHERE id = 1"  # noqa: S608
+COUNT_ROWS: Final = (
+    "SELECT (SELECT count(*) FROM message), (SELECT count(*) FROM queue), (SELECT count(*) FROM dead_letter), "
+    "(SELECT coalesce(sum(length(data)), 0) FROM dead_letter)"
+)
+ANY_UP_TO: Final = "SELECT EXISTS (SELECT 1 FROM message WHERE position <= ?1) OR EXISTS (SELECT 1 FROM queue WHERE id <= ?2)"
+INLET_LAST_ID: Final = "SELECT coalesce(max(id), 0) FROM queue"
+
+# The inlet
+INLET_FILLED: Final = "SELECT EXISTS (SELECT 1 FROM queue)"
+OLDEST_IN_INLET: Final = (
+    "SELECT id, 1000 * CAST(strftime('%s', ts) AS INTEGER), CAST(category AS BLOB), CAST(data_type AS BLOB), "
+    "CASE typeof(data_version) WHEN 'integer' THEN data_version ELSE CAST(data_version AS BLOB) END, "
+    "CAST(reqid AS BLOB), CAST(data AS BLOB) FROM queue ORDER BY id LIMIT ?"
+)
+DELETE_FROM_INLET: Final = "DELETE FROM queue WHERE id <= ?"
+COUNT_INLET_MOVED: Final = (
+    "UPDATE book SET inlet_moved = inlet_moved + ?1, waiting = waiting + ?1 WHERE id = 1"
+)
+COUNT_INLET_BURIED: Final = "UPDATE book SET inlet_moved = inlet_moved + 1, dead = dead + 1, dead_bytes = dead_bytes + ?1 WHERE id = 1"
+NEXT_POSITION: Final = (
+    "UPDATE book SET last_position = last_position + 1 WHERE id = 1 RETURNING last_position"
+)
+
+# Reading
+CLAIM: Final = (
+    f"SELECT position, {_READ_IDENTITY}, data FROM message "  # noqa: S608
+    "WHERE position NOT IN (SELECT position FROM flight) ORDER BY position LIMIT ?"
+)
+INSERT_FLIGHT: Final = "INSERT INTO flight (position, sent_v1) VALUES (?, 1)"
+VOID_LEASES: Final = "DELETE FROM flight WHERE batch_id IS NULL"
+END_FLIGHT: Final = "DELETE FROM flight WHERE position = ?"
+DELETE_MESSAGE: Final = "DELETE FROM message WHERE position = ? AND reqid = ?"
+DELETE_DAMAGED: Final = "DELETE FROM message WHERE position = ?"
+COUNT_SETTLED: Final = (
+    "UPDATE book SET waiting = waiting - ?1, accepted = accepted + ?2, dropped = dropped + ?3, "
+    "blacklisted = blacklisted + ?4, purged = purged + ?5, dead = dead + ?6, dead_bytes = dead_bytes + ?7 WHERE id = 1"
+)
+
+# Dead letters
+_DEATH: Final = "died_at, reason, status, code, details"
+BURY: Final = (
+    f"INSERT INTO dead_letter (position, {_IDENTITY}, {_DEATH}, data) "  # noqa: S608
+    f"SELECT position, {_IDENTITY}, ?, ?, ?, ?, ?, data FROM message WHERE position = ? AND reqid = ?"
+)
+INSERT_DEAD: Final = (
+    f"INSERT INTO dead_letter (position, {_IDENTITY}, data, {_DEATH}) "  # noqa: S608
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+OLDEST_DEAD: Final = (
+    "SELECT position, length(data) FROM dead_letter WHERE position NOT IN (SELECT position FROM unexplained) "
+    "ORDER BY position LIMIT ?"
+)
+DELETE_DEAD: Final = "DELETE FROM dead_letter WHERE position = ?"
+DEAD_BYTES: Final = "SELECT dead, dead_bytes FROM book WHERE id = 1"
+COUNT_DEAD_DISCARDED: Final = "UPDATE book SET dead = dead - ?1, dead_discarded = dead_discarded + ?1, dead_bytes = dead_bytes - ?2 WHERE id = 1"
+LIST_DEAD: Final = (
+    f"SELECT position, {_READ_IDENTITY}, data, {_DEATH} FROM dead_letter ORDER BY position LIMIT ?"  # noqa: S608
+)
+RAISE_DEAD: Final = (
+    f"INSERT INTO message (position, {_IDENTITY}, retried_at, data) "  # noqa: S608
+    f"SELECT position, {_IDENTITY}, ?, data FROM dead_letter WHERE position = ? AND plain_length >= 0"
+)
+DEAD_LENGTH: Final = "SELECT length(data) FROM dead_letter WHERE position = ?"
+COUNT_DEAD_RAISED: Final = "UPDATE book SET dead = dead - 1, dead_bytes = dead_bytes - ?1, waiting = waiting + 1, returned = returned + 1 WHERE id = 1"
+DELETE_ALL_DEAD: Final = "DELETE FROM dead_letter"
+COUNT_ALL_DEAD_DISCARDED: Final = (
+    "UPDATE book SET dead_discarded = dead_discarded + ?1, dead = dead - ?1, dead_bytes = 0 WHERE id = 1"
+)
+NOTE_UNEXPLAINED: Final = "INSERT OR IGNORE INTO unexplained (position, origin) VALUES (?, ?)"
+READ_UNEXPLAINED: Final = "SELECT position FROM unexplained WHERE origin = ? ORDER BY position"
+CLEAR_UNEXPLAINED: Final = "DELETE FROM unexplained"
+FORGET_UNEXPLAINED: Final = "DELETE FROM unexplained WHERE position = ?"
+
+# Rules
+READ_RULES: Final = (
+    "SELECT rule_id, category, system_serial, sender, data_type, data_version, system_version, added_at, last_seen_at, hits "
+    "FROM rule ORDER BY rule_id"
+)
+ADD_RULE: Final = (
+    "INSERT INTO rule (category, system_serial, sender, data_type, data_version, system_version, added_at, last_seen_at, "
+    "hits) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0) RETURNING rule_id"
+)
+REFRESH_RULE: Final = "UPDATE rule SET last_seen_at = ? WHERE rule_id = ?"
+HIT_RULE: Final = "UPDATE rule SET hits = hits + ? WHERE rule_id = ?"
+DELETE_RULE: Final = "DELETE FROM rule WHERE rule_id = ?"
+
+# What was learned about a server
+READ_SERVER: Final = "SELECT failures, suspect_since, retry_at FROM server WHERE origin = ?"
+SAVE_SERVER: Final = (
+    "INSERT INTO server (origin, failures, suspect_since, retry_at, learned_at) VALUES (?1, ?2, ?3, ?4, ?5) "
+    "ON CONFLICT (origin) DO UPDATE SET failures = ?2, suspect_since = ?3, retry_at = ?4, learned_at = ?5"
+)
+
+# The reader's state
+READER_STARTED: Final = "UPDATE reader SET pid = ?, started_at = ?, stopped_at = NULL WHERE id = 1"
+READER_STOPPED: Final = "UPDATE reader SET stopped_at = ? WHERE id = 1"
+READER_SUCCEEDED: Final = (
+    "UPDATE reader SET last_success_at = ?, failures = 0, failing_since = NULL, retry_at = NULL WHERE id = 1"
+)
+READER_FAILED: Final = (
+    "UPDATE reader SET failures = failures + 1, failing_since = coalesce(failing_since, ?1), last_error_at = ?1, "
+    "last_error = ?2, last_status = ?3, retry_at = ?4 WHERE id = 1"
+)
+READ_READER: Final = (
+    "SELECT pid, started_at, stopped_at, failures, failing_since, last_success_at, last_error_at, last_error, last_status, "
+    "retry_at FROM reader WHERE id = 1"
+)

@@ -1,0 +1,286 @@
+"""The active reader's hand on the queue: claim messages, settle them, remember what the server taught.
+
+Invariants:
+
+- There is at most one ``ActiveReader`` for a queue on the host (``ReaderLock``), and it lives for one ``run`` or ``consume_one``.
+- What it has claimed and not settled is in ``flight``, so that no writer trims it; leases that a dead reader left are voided
+  before the first claim.
+- Its commits are not synced: an acknowledgement lost in a power cut means a re-send under the same reqid.
+- Nothing is written while there is nothing to do: an idle queue costs no write at all.
+- No transaction stays open between calls, so the WAL can always be checkpointed while a POST is under way.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from infi.ramen_client.errors import QueueError
+
+from . import _statements as sql
+from ._database import Kind
+from ._inlet import move_inlet
+from ._locks import ReaderLock
+from ._rows import Fate, Settlement, StoredMessage, message_of, remains_of
+from ._settle import bury_damaged, discard_surplus_dead, raise_dead, settle
+from .queue import now_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import apsw
+
+    from .queue import Queue
+
+CHECKPOINT_FRAMES = 1000
+"""4 MiB of WAL: SQLite's own default."""
+
+SUSPECT_AFTER = 5
+"""Rejections without a protocol body in a row that make a server suspect (protocol section 1)."""
+
+_DEAD_LETTERS_SHARE = 10
+"""Dead letters may take a tenth of the queue's size limit."""
+
+_CLAIM_SHARE = 8
+"""A claim takes at most an eighth of the size limit, so that trimming finds something that is not in flight."""
+
+_SPARE_PAGES = 256
+"""1 MiB of free pages stays in the file, since a queue that just drained is about to be filled again."""
+
+_SUCCESS_EVERY_MS = 1000
+"""How often "last success" is brought up to date while all goes well."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What is known of a server over restarts. Times are milliseconds since the epoch, None: not so."""
+
+    failures: int = 0
+    suspect_since_ms: int | None = None
+    retry_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureNote:
+    """A failed attempt, for ``status``."""
+
+    text: str
+    status: int | None
+    retry_at_ms: int
+
+
+class ActiveReader:
+    """The one active reader of a queue; use ``activate``."""
+
+    def __init__(self, queue: Queue, lock: ReaderLock) -> None:
+        self._queue = queue
+        self._database = queue.database
+        self._lock = lock
+        self._begun = False
+        self._unexplained: int | None = None
+        self._failing = True  # what the reader row says is not known yet
+        self._success_noted_ms = 0
+        self._tidied = False
+        self._vacuumed = False
+
+    @classmethod
+    def activate(cls, queue: Queue) -> ActiveReader | None:
+        """Become the active reader, or None when there is one already; never waits."""
+        path = queue.path
+        queue.database.check_in_place()
+        lock = ReaderLock(path.with_name(path.name + ".reader"), queue.place.file_mode)
+        return cls(queue, lock) if lock.acquire() else None
+
+    def close(self) -> None:
+        """Give back what was claimed and stand down."""
+        try:
+            with suppress(QueueError):
+                if self._begun:
+                    with self._database.transaction(Kind.NORMAL) as connection:
+                        connection.execute(sql.VOID_LEASES)
+                        connection.execute(sql.READER_STOPPED, (now_ms(),))
+        finally:
+            self._lock.release()
+
+    # Waiting for messages
+
+    def waiting(self) -> int:
+        """How many messages wait, those in flight included."""
+        return self._queue.size()
+
+    def check_in_place(self) -> None:
+        """Raise ``QueueGone`` when the file was taken away."""
+        self._database.check_in_place()
+
+    def change_mark(self) -> tuple[int, int]:
+        """A value that changes when somebody else has committed; 3 microseconds."""
+        return self._database.change_mark()
+
+    def add_waker(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called after each push of this process."""
+        self._database.add_waker(wake)
+
+    def remove_waker(self, wake: Callable[[], None]) -> None:
+        """Undo ``add_waker``."""
+        self._database.remove_waker(wake)
+
+    # Messages
+
+    def claim(self, max_messages: int, max_bytes: int) -> list[StoredMessage]:
+        """Take the oldest messages that are not in flight, in order; at least one if there is any.
+
+        ``max_bytes`` counts payloads as stored. Damaged messages on the way become dead letters.
+        """
+        most_bytes = min(max_bytes, self._queue.max_bytes // _CLAIM_SHARE)
+        while self._queue.size():
+            with self._database.transaction(Kind.NORMAL) as connection:
+                self._begin(connection)
+                now = now_ms()
+                move_inlet(connection, self._queue.meta, self._queue.place.system_version, now_ms=now)
+                claimed, damaged = _claim(connection, max_messages, most_bytes)
+                if damaged:
+                    bury_damaged(connection, damaged, now_ms=now)
+                    self._keep_dead_share(connection)
+            if claimed:
+                self._tidied = False
+                return claimed
+            if not damaged:
+                break
+        return []
+
+    def _begin(self, connection: apsw.Connection) -> None:
+        if not self._begun:
+            connection.execute(sql.VOID_LEASES)
+            connection.execute(sql.READER_STARTED, (os.getpid(), now_ms()))
+            self._begun = True
+
+    def settle(self, settlements: Sequence[Settlement], *, rule_hits: dict[int, int] | None = None) -> None:
+        """Acknowledge: take messages out of the queue, each under its fate; one transaction.
+
+        ``rule_hits`` adds to the counts of the rules that dropped the blacklisted ones.
+        """
+        now = now_ms()
+        heard = any(settlement.fate in (Fate.ACCEPTED, Fate.DROPPED) for settlement in settlements)
+        with self._database.transaction(Kind.NORMAL) as connection:
+            self._begin(connection)
+            settle(connection, settlements, now_ms=now)
+            if any(settlement.fate is Fate.DEAD for settlement in settlements):
+                self._keep_dead_share(connection)
+            for rule_id, hits in (rule_hits or {}).items():
+                connection.execute(sql.HIT_RULE, (hits, rule_id))
+            if heard:
+                self._note_success(connection, now)
+        self._checkpoint_if_due()
+
+    def reject_unexplained(self, settlement: Settlement, origin: str) -> bool:
+        """Make a message a dead letter whose rejection had no protocol body.
+
+        True when this was the fifth in a row from the server at ``origin``, over restarts too. Then the server is to be
+        suspected, the five are back in the queue in their old places, and nothing is claimed any more: claim again.
+        """
+        with self._database.transaction(Kind.NORMAL) as connection:
+            self._begin(connection)
+            now = now_ms()
+            settle(connection, [settlement], now_ms=now)
+            connection.execute(sql.NOTE_UNEXPLAINED, (settlement.message.position, origin))
+            self._keep_dead_share(connection)
+            run = [position for (position,) in connection.execute(sql.READ_UNEXPLAINED, (origin,))]
+            suspect = len(run) >= SUSPECT_AFTER
+            if suspect:
+                for position in run:
+                    raise_dead(connection, position, now_ms=now)
+                connection.execute(sql.VOID_LEASES)
+        self._unexplained = 0 if suspect else len(run)
+        return suspect
+
+    def _keep_dead_share(self, connection: apsw.Connection) -> None:
+        discard_surplus_dead(connection, share_bytes=self._queue.max_bytes // _DEAD_LETTERS_SHARE)
+
+    def _note_success(self, connection: apsw.Connection, now: int) -> None:
+        if self._unexplained != 0:
+            connection.execute(sql.CLEAR_UNEXPLAINED)
+            self._unexplained = 0
+        if self._failing or now - self._success_noted_ms >= _SUCCESS_EVERY_MS:
+            connection.execute(sql.READER_SUCCEEDED, (now,))
+            self._failing = False
+            self._success_noted_ms = now
+
+    def note_failure(self, note: FailureNote, origin: str, facts: ServerFacts) -> None:
+        """Write down a failed attempt, for ``status``, and what it taught about the server, for the next start."""
+        with self._database.transaction(Kind.NORMAL) as connection:
+            self._begin(connection)
+            connection.execute(sql.READER_FAILED, (now_ms(), note.text, note.status, note.retry_at_ms))
+            _save_server(connection, origin, facts)
+        self._failing = True
+        self._checkpoint_if_due()
+
+    # The server
+
+    def load_server(self, origin: str) -> ServerFacts:
+        """What is known of a server."""
+        with self._database.connection(Kind.NORMAL) as connection:
+            for row in connection.execute(sql.READ_SERVER, (origin,)):
+                return ServerFacts(*row)
+        return ServerFacts()
+
+    def save_server(self, origin: str, facts: ServerFacts) -> None:
+        """Remember what was learned of a server."""
+        with self._database.transaction(Kind.NORMAL) as connection:
+            _save_server(connection, origin, facts)
+
+    # Upkeep
+
+    def _checkpoint_if_due(self) -> None:
+        if self._database.wal_frames > CHECKPOINT_FRAMES:
+            self._database.checkpoint()
+
+    def tidy(self) -> bool:
+        """Give a step of the drained queue's space back to the disk; True when there is more to do.
+
+        To be called when there has been nothing else to do for a while; costs nothing once all is done.
+        """
+        if self._tidied:
+            return False
+        with self._database.connection(Kind.NORMAL) as connection:
+            free = connection.execute(sql.FREELIST_COUNT).get
+        if free > _SPARE_PAGES:
+            with self._database.transaction(Kind.NORMAL) as connection:
+                # One page a step of the statement: it must be stepped to its end.
+                for _ in connection.execute(sql.VACUUM_STEP):
+                    pass
+            self._vacuumed = True
+            self._checkpoint_if_due()
+            return True
+        if self._vacuumed:
+            self._database.checkpoint()  # only this shortens the file
+            self._vacuumed = False
+        self._tidied = True
+        return False
+
+
+def _save_server(connection: apsw.Connection, origin: str, facts: ServerFacts) -> None:
+    row = (origin, facts.failures, facts.suspect_since_ms, facts.retry_at_ms, now_ms())
+    connection.execute(sql.SAVE_SERVER, row)
+
+
+def _claim(
+    connection: apsw.Connection, max_messages: int, max_bytes: int
+) -> tuple[list[StoredMessage], list[StoredMessage]]:
+    """Put the next messages in flight; return them, and what is left of damaged ones on the way."""
+    claimed: list[StoredMessage] = []
+    damaged: list[StoredMessage] = []
+    size = 0
+    for row in connection.execute(sql.CLAIM, (max_messages,)):
+        message = message_of(row)
+        if message is None:
+            damaged.append(remains_of(row))
+            continue
+        size += len(message.data)
+        if claimed and size > max_bytes:
+            break
+        claimed.append(message)
+    for message in claimed:
+        connection.execute(sql.INSERT_FLIGHT, (message.position,))
+    return claimed, damaged

@@ -1,0 +1,63 @@
+"""The books: where every message that was ever pushed is now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """A queue's counters, each a number of messages since the file was made.
+
+    The conservation law: ``pushed + found`` is the sum of the others from ``waiting`` to ``removed_by_1x``. No message leaves the queue
+    without being counted under a reason.
+    """
+
+    pushed: int
+    """Stored by ``push``, this version's or 1.x's."""
+    found: int
+    """In a damaged file when it was healed, and in no book."""
+    waiting: int
+    """In the queue now."""
+    accepted: int
+    """The server has them."""
+    dropped: int
+    """The server asked not to have them, one by one."""
+    blacklisted: int
+    """Dropped here, under a rule that the server sent."""
+    dead: int
+    """Refused by the server, or damaged; kept as dead letters."""
+    dead_discarded: int
+    """Dead letters that were thrown away for want of room, or by an operator."""
+    trimmed: int
+    """Thrown away because the queue was over its size limit."""
+    expired: int
+    """Thrown away because they were too old."""
+    purged: int
+    """Removed by the program or by an operator."""
+    damaged: int
+    """Lost with a damaged part of the file."""
+    removed_by_1x: int
+    """Taken out of the 1.x table by a program that still runs 1.x."""
+    maybe_twice: int
+    """Of the accepted ones: those that may have been stored twice. No term of the law."""
+
+    def difference(self) -> int:
+        """What came less everything that is accounted for: 0 when the books balance, above 0 when messages are missing."""
+        return (
+            self.pushed
+            + self.found
+            - (
+                self.waiting
+                + self.accepted
+                + self.dropped
+                + self.blacklisted
+                + self.dead
+                + self.dead_discarded
+                + self.trimmed
+                + self.expired
+                + self.purged
+                + self.damaged
+                + self.removed_by_1x
+            )
+        )

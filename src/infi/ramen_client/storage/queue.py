@@ -1,0 +1,279 @@
+"""The queue on disk, as a writer, a program and an operator see it; what the reader does is in ``active_reader``.
+
+Invariants (each kept inside one transaction, so true after every crash):
+
+1. A message is in exactly one of: ``message``, ``dead_letter``, the inlet, or counted under a reason in the books.
+2. The books balance (``Books.difference() == 0``), and ``waiting`` and ``dead`` are the numbers of rows.
+3. A position is never used for two messages of one file; a reqid that was made at push is never used twice at all.
+4. ``push`` returns after the commit; nothing is stored when it raises, but for ``DurabilityError``.
+5. What is in flight is not trimmed, and the newest message is not trimmed.
+
+Limits: a message larger than ``max_message_bytes`` or than the queue is refused at push (``MessageTooLarge``); over
+``max_queue_size`` the oldest go (``_trim``), counted and logged; a full disk makes ``push`` raise ``DiskFull``; a file that was
+taken away makes it raise ``QueueGone``. A push waits for the other writers, at most ``BUSY_TIMEOUT_SECONDS``, never for the
+network.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from infi.ramen_client.errors import QueueClosed
+
+from . import _statements as sql
+from ._create import open_database
+from ._database import Kind
+from ._inlet import move_inlet
+from ._rows import DeadLetter, Death, Fate, NewMessage, Settlement, StoredMessage, message_of, remains_of
+from ._settle import discard_all_dead, raise_dead, settle
+from ._trim import live_bytes, trim
+from .books import Books
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    import apsw
+
+    from ._create import Meta, Place
+    from ._database import Database
+
+logger = logging.getLogger("ramen_client")
+
+_WRITER_CHECKPOINT_FRAMES = 4000
+"""The active reader checkpoints past 1,000; at 16 MiB of WAL there plainly is none."""
+
+_TRIM_WARNING_EVERY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PushPoint:
+    """How far a queue had been filled: everything pushed before it lies at or below."""
+
+    position: int
+    inlet_id: int
+
+
+class Queue:
+    """One queue. Any number of threads and processes may have one open; threads may share an object."""
+
+    def __init__(self, place: Place, *, max_bytes: int, durable: bool = True) -> None:
+        self._database: Database | None
+        self._database, self._meta = open_database(place)
+        self._place = place
+        self._max_bytes = max_bytes
+        self._kind = Kind.FULL if durable else Kind.NORMAL
+        self._trimmed_unsaid = 0
+        self._trim_warned_at: float | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._database is None else str(self._database.path)
+        return f"<Queue {state}>"
+
+    @property
+    def path(self) -> Path:
+        """The database file."""
+        return self.database.path
+
+    @property
+    def database(self) -> Database:
+        """The open file; raises ``QueueClosed`` after ``close``."""
+        if self._database is None:
+            raise QueueClosed("this queue was closed; build a new writer or reader")
+        return self._database
+
+    @property
+    def meta(self) -> Meta:
+        """What the file says of itself."""
+        return self._meta
+
+    @property
+    def place(self) -> Place:
+        """Whose queue this is."""
+        return self._place
+
+    @property
+    def max_bytes(self) -> int:
+        """The soft limit on the queue's size."""
+        return self._max_bytes
+
+    def close(self) -> None:
+        """Let go of the file; it is closed when no other writer or reader of this process uses it."""
+        self._database = None
+
+    def push(self, messages: Sequence[NewMessage]) -> None:
+        """Store messages in one transaction: all of them or none, in their order."""
+        database = self.database
+        database.check_in_place()
+        with database.transaction(self._kind) as connection:
+            position = connection.execute(sql.HEAD).get
+            size = 0
+            for message in messages:
+                position += 1
+                size += len(message.data)
+                connection.execute(sql.INSERT_MESSAGE, (position, *message.columns()))
+            trimmed = trim(
+                connection,
+                limit_bytes=self._max_bytes,
+                empty_pages=self._meta.empty_pages,
+                newest=position,
+                pushed_bytes=size,
+                inlet_boundary=self._meta.inlet_boundary,
+            )
+        database.wake_readers()
+        if trimmed:
+            self._say_trimmed(trimmed)
+        if database.wal_frames > _WRITER_CHECKPOINT_FRAMES:
+            database.checkpoint()
+
+    def _say_trimmed(self, count: int) -> None:
+        self._trimmed_unsaid += count
+        now = time.monotonic()
+        if self._trim_warned_at is None or now - self._trim_warned_at >= _TRIM_WARNING_EVERY_SECONDS:
+            logger.warning(
+                "%s: over its limit of %d bytes; the %d oldest messages were thrown away unsent. "
+                "Raise max_queue_size, or find out why nothing is delivered.",
+                self.path,
+                self._max_bytes,
+                self._trimmed_unsaid,
+            )
+            self._trimmed_unsaid = 0
+            self._trim_warned_at = now
+
+    def size(self) -> int:
+        """How many messages wait, those in flight included (kept, not counted)."""
+        with self.database.connection(Kind.NORMAL) as connection:
+            waiting: int = connection.execute(sql.WAITING).get
+            return waiting
+
+    def bytes_used(self) -> int:
+        """What waiting messages and dead letters take on disk, as the limit counts it."""
+        with self.database.connection(Kind.NORMAL) as connection:
+            return live_bytes(connection, self._meta.empty_pages)
+
+    def books(self) -> Books:
+        """The books as of now."""
+        with self.database.connection(Kind.NORMAL) as connection:
+            return _read_books(connection)[0]
+
+    def check(self) -> list[str]:
+        """Compare the books with themselves and with the rows; return what is wrong, in words (empty: all is well).
+
+        Counts every row, so it takes its time on a long queue; nobody is kept from writing meanwhile.
+        """
+        with self.database.connection(Kind.NORMAL) as connection:
+            connection.execute(sql.BEGIN_READING)
+            try:
+                counted = next(connection.execute(sql.COUNT_ROWS))
+                books, *said = _read_books(connection)
+                integrity = [text for (text,) in connection.execute(sql.INTEGRITY)]
+            finally:
+                connection.execute(sql.ROLLBACK)
+        names = ("waiting messages", "messages in the 1.x table", "dead letters", "bytes of dead letters")
+        problems = [f"integrity: {text}" for text in integrity if text != "ok"]
+        problems += [
+            f"the books say {entry} {name}, the file holds {rows}"
+            for name, entry, rows in zip(names, said, counted, strict=True)
+            if entry != rows
+        ]
+        if books.difference():
+            problems.append(f"the books do not balance: {books.difference():+d} of {books.pushed} pushed")
+        return problems
+
+    def push_point(self) -> PushPoint:
+        """Mark where the queue ends now, for ``settled_up_to``."""
+        with self.database.connection(Kind.NORMAL) as connection:
+            position = connection.execute(sql.HEAD).get
+            return PushPoint(position, connection.execute(sql.INLET_LAST_ID).get)
+
+    def settled_up_to(self, point: PushPoint) -> bool:
+        """Whether nothing that was pushed before ``point`` waits any more."""
+        with self.database.connection(Kind.NORMAL) as connection:
+            return not connection.execute(sql.ANY_UP_TO, (point.position, point.inlet_id)).get
+
+    def oldest(self) -> StoredMessage | None:
+        """The oldest message that is not in flight, without taking it."""
+        with self.database.transaction(self._kind) as connection:
+            return self._first(connection)
+
+    def take_oldest(self) -> StoredMessage | None:
+        """Remove the oldest message that is not in flight and return it; it counts as purged."""
+        with self.database.transaction(self._kind) as connection:
+            message = self._first(connection)
+            if message is not None:
+                settle(connection, [Settlement(message, Fate.PURGED)], now_ms=now_ms())
+            return message
+
+    def _first(self, connection: apsw.Connection) -> StoredMessage | None:
+        move_inlet(connection, self._meta, self._place.system_version, now_ms=now_ms())
+        for row in connection.execute(sql.CLAIM, (1,)):
+            return message_of(row) or remains_of(row)
+        return None
+
+    def dead_letters(self, limit: int = 1000) -> list[DeadLetter]:
+        """The dead letters, oldest position first, at most ``limit``."""
+        with self.database.connection(Kind.NORMAL) as connection:
+            rows = list(connection.execute(sql.LIST_DEAD, (limit,)))
+        return [
+            DeadLetter(
+                message_of(row[:12]) or remains_of(row[:12]), died_at, Death(reason, details, status, code)
+            )
+            for row in rows
+            for died_at, reason, status, code, details in (row[12:],)
+        ]
+
+    def retry_dead_letters(self, positions: Iterable[int]) -> int:
+        """Bring dead letters back to their old places in the queue; return how many there were that could be sent."""
+        with self.database.transaction(self._kind) as connection:
+            raised = sum(raise_dead(connection, position, now_ms=now_ms()) for position in positions)
+        self.database.wake_readers()
+        return raised
+
+    def discard_dead_letters(self) -> int:
+        """Throw every dead letter away, counted; return how many there were."""
+        with self.database.transaction(self._kind) as connection:
+            return discard_all_dead(connection)
+
+
+def now_ms() -> int:
+    """The wall clock as the file keeps it: milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _read_books(connection: apsw.Connection) -> tuple[Books, int, int, int, int]:
+    """The books, and what they say of the four things that can be counted: messages, inlet, dead letters and their bytes."""
+    row = next(connection.execute(sql.READ_BOOK))
+    (
+        pushed,
+        messages,
+        inlet,
+        accepted,
+        dropped,
+        blacklisted,
+        dead,
+        *reasons,
+        found,
+        maybe_twice,
+        dead_bytes,
+    ) = row
+    discarded, trimmed, expired, purged, damaged, removed_by_1x = reasons
+    books = Books(
+        pushed=pushed,
+        found=found,
+        waiting=messages + inlet,
+        accepted=accepted,
+        dropped=dropped,
+        blacklisted=blacklisted,
+        dead=dead,
+        dead_discarded=discarded,
+        trimmed=trimmed,
+        expired=expired,
+        purged=purged,
+        damaged=damaged,
+        removed_by_1x=removed_by_1x,
+        maybe_twice=maybe_twice,
+    )
+    return books, messages, inlet, dead, dead_bytes
