@@ -506,11 +506,11 @@ class TestToken:
             reader(auth_token=value).read_auth_token()
 
     def test_exactly_one_of_token_and_file_is_needed(self) -> None:
-        for token, file, word in [("t", "f", "both"), (None, None, "none")]:
+        for token, file, word in [("t", "f", "both are"), (None, None, "none is")]:
             config = reader(auth_token=token, auth_token_file=file)
-            with pytest.raises(ValidationError, match=f"exactly one of them is needed, {word} is given$"):
+            with pytest.raises(ValidationError, match=f"exactly one of them is needed, {word} given$"):
                 config.validate()
-            with pytest.raises(ValidationError, match=f"exactly one of them is needed, {word} is given$"):
+            with pytest.raises(ValidationError, match=f"exactly one of them is needed, {word} given$"):
                 config.read_auth_token()
 
     def test_a_writer_needs_none(self) -> None:
@@ -524,7 +524,7 @@ class TestAllFields:
             config.validate()
         lines = str(caught.value).splitlines()[1:]
         assert [line.strip().partition(":")[0] for line in lines[:-1]] == list(QueueReaderConfig.FIELDS)
-        assert lines[-1] == "  auth_token, auth_token_file: exactly one of them is needed, both is given"
+        assert lines[-1] == "  auth_token, auth_token_file: exactly one of them is needed, both are given"
 
     def test_none_is_allowed_where_the_table_says_so_and_nowhere_else(self) -> None:
         assert {name for name, field in QueueReaderConfig.FIELDS.items() if field.optional} == OPTIONAL

@@ -33,7 +33,13 @@ from test_testing_kit_client import (
 )
 
 from infi.ramen_client.testing import Accept, Hang, RamenServer, Received, Refuse, Reset, Status
-from infi.ramen_client.testing._connection import MAX_BODY_BYTES, MAX_HEAD_BYTES, BadHttp, parse_head
+from infi.ramen_client.testing._connection import (
+    MAX_BODY_BYTES,
+    MAX_HEAD_BYTES,
+    BadHttp,
+    Connection,
+    parse_head,
+)
 from infi.ramen_protocol import Code, Envelope
 
 
@@ -289,10 +295,17 @@ class TestHttp:
             assert read_to_end(sock).startswith(b"HTTP/1.1 202 Accepted\r\n")
 
     def test_no_answer_waits_for_more_to_send_with_it(self, server):
-        with dial(server):
-            wait_for_connection_threads(server, 1)
-            (connection,) = server._listener._connections
-            assert connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        options = []
+
+        def look(message: Received):
+            with server._listener._lock:
+                (connection,) = server._listener._connections
+            options.append(connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            return Accept()
+
+        server.default = look
+        post(server)
+        assert options[0] != 0
 
     @pytest.mark.parametrize("end", ["HTTP/1.1 and close", "HTTP/1.0", "a closing reply"])
     def test_a_connection_that_shall_not_be_kept_is_closed_in_order(self, server, end):
@@ -342,9 +355,10 @@ class TestHttp:
         assert [refused.reply.code for refused in server.refused] == [status]
         assert post(server).status == 202
 
-    def test_the_refusal_of_a_large_body_reaches_a_client_that_goes_on_sending(self, server):
+    def test_the_refusal_of_a_large_body_reaches_a_client_that_sends_all_of_it_first(self, server):
         with dial(server) as sock:
-            sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: 999999999999\r\n\r\n" + bytes(200_000))
+            sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: 999999999999\r\n\r\n")
+            sock.sendall(bytes(16 << 20))
             assert read_to_end(sock).startswith(b"HTTP/1.1 413 ")
 
     @pytest.mark.parametrize("part", [0, 10, -3])
@@ -356,6 +370,25 @@ class TestHttp:
             thread.join(TIMEOUT_SECONDS)
             assert not thread.is_alive()
         assert server.received == []
+
+    @given(st.lists(st.integers(1, 60), max_size=8))
+    def test_requests_are_read_however_they_were_cut_into_pieces(self, lengths):
+        data = b"".join(b"POST /%d HTTP/1.1\r\nContent-Length: 4\r\n\r\nab\r\n" % n for n in (1, 2))
+        pieces = []
+        rest = data
+        for length in lengths:
+            pieces.append(rest[:length])
+            rest = rest[length:]
+        connection = Connection(InPieces([*filter(None, pieces), *[bytes([byte]) for byte in rest], b""]), 1)
+        for wanted in "/1", "/2":
+            head = connection.read_head()
+            assert (head.target, connection.read_body(head)) == (wanted, b"ab\r\n")
+        assert connection.read_head() is None
+
+    def test_a_client_that_sends_more_has_not_left(self):
+        sock = InPieces([b"more", b"and more", b""])
+        assert Connection(sock, 1).left_within(None)
+        assert sock.pieces == []
 
     @given(
         st.binary(max_size=300)
@@ -370,6 +403,19 @@ class TestHttp:
             assert bad.status in {400, 411, 413, 431}  # noqa: PT017 - both outcomes are right
         else:
             assert 0 <= head.length <= MAX_BODY_BYTES
+
+
+class InPieces:
+    """A socket that receives just these pieces."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+
+    def recv(self, size: int) -> bytes:
+        return self.pieces.pop(0)
+
+    def settimeout(self, seconds: float | None) -> None:
+        pass
 
 
 def wait_for_connection_threads(server: RamenServer, count: int) -> list[threading.Thread]:
@@ -557,6 +603,7 @@ class TestTls:
             with theirs.wrap_socket(dial(server), server_hostname="127.0.0.1") as sock:
                 sock.sendall(request_bytes(server))
                 plain = socket.socket(fileno=sock.detach())  # the TLS layer would report a reset as an end
+                plain.settimeout(TIMEOUT_SECONDS)
                 with plain, pytest.raises(ConnectionResetError):
                     read_to_end(plain)
 

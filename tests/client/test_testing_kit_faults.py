@@ -212,7 +212,6 @@ class TestFaults:
         with dial(server) as sock:
             sock.sendall(request_bytes(server))
             server.wait_for_received(1)
-            sock.sendall(b"more that nobody reads")
             assert len(connection_threads(server)) == 1
         assert no_thread_is_left(server)
         assert server.accepted == []

@@ -9,6 +9,8 @@ import enum
 import json
 import math
 import pathlib
+import sys
+import threading
 import time
 import types
 import uuid
@@ -315,7 +317,7 @@ def test_an_error_that_the_report_raises_comes_out_of_dump() -> None:
 
 def test_a_long_path_is_cut() -> None:
     deep: object = b""
-    for _ in range(200):
+    for _ in range(50):
         deep = {"k" * 1000: deep}
     _, (path,) = dumped(deep)
     assert len(path) <= 300
@@ -401,15 +403,49 @@ def test_tuples_never_nest_deep_inside_orjson() -> None:
 
     circle: list[Any] = []
     circle.append(((circle,),))
-    turns = [nested(999, WRAPS["tuple"]), {"k": nested(200, lambda inner: ((inner,),))}]
+    turns = [nested(998, WRAPS["tuple"]), {"k": nested(200, lambda inner: ((inner,),))}]
     turns += [collections.deque([turn]) for turn in turns]
-    for data in (circle, Deep.ONE, [Deep.ONE], {"a": [Deep.ONE]}, collections.deque([circle]), {1: circle}):
-        with pytest.raises(ValueError, match="nests 1000 levels or more|contains itself"):
+    boxed = np.empty((), dtype=object)
+    boxed[()] = nested(5000, WRAPS["tuple"])
+    for data in (
+        boxed,
+        circle,
+        Deep.ONE,
+        [Deep.ONE],
+        {"a": [Deep.ONE]},
+        collections.deque([circle]),
+        {1: circle},
+    ):
+        with pytest.raises(ValueError, match=r"nests 1000 levels or more|contains itself"):
             dump(data)
     for data in turns:
         orjson.loads(dump(data))
     with pytest.raises(ValueError, match="nests 1000 levels"):
         dump(nested(400, lambda inner: collections.deque([((inner,), 1)])))
+
+
+def test_data_that_another_thread_changes_is_written_as_it_was_at_some_moment() -> None:
+    data: dict[str, Any] = {str(n): [n] for n in range(3000)} | {"none": None}
+    stopped = threading.Event()
+
+    def change() -> None:
+        while not stopped.is_set():
+            for n in range(3000, 3100):
+                data[str(n)] = [n]
+            for n in range(3000, 3100):
+                del data[str(n)]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(50):
+            assert orjson.loads(dump(data))["2999"] == [2999]
+    finally:
+        stopped.set()
+        thread.join()
+        sys.setswitchinterval(interval)
 
 
 def test_data_that_contains_itself_is_a_value_error() -> None:
@@ -478,8 +514,11 @@ def test_subclasses_count_by_what_they_are_not_by_how_they_show_themselves() -> 
 def test_an_interrupt_while_data_is_read_is_not_swallowed() -> None:
     class Interrupting(collections.UserDict[str, int]):
         def items(self) -> Any:
-            raise KeyboardInterrupt
+            if not interrupts:
+                return []
+            raise interrupts.pop()
 
+    interrupts = [KeyboardInterrupt(), KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
         dump([Interrupting()])
     with pytest.raises(KeyboardInterrupt):

@@ -52,6 +52,7 @@ __all__ = ["ConfigField", "QueueReaderConfig", "QueueWriterConfig", "ValidationE
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _MAX_INTEGER = 2**63 - 1  # SQLite's largest
+_TOKEN_FIELDS = ("auth_token", "auth_token_file")
 _A_PATH = "a path: UTF-8 text without control characters"
 
 # How like a field an attribute must be named to be taken for a misspelt one; programs may add attributes of their own.
@@ -273,7 +274,7 @@ class QueueReaderConfig(QueueWriterConfig):
         FilePath | None,
         About(
             "A PEM file with the certificates that a server's certificate is checked against; none: "
-            "the system's own ones.",
+            "what REQUESTS_CA_BUNDLE or SSL_CERT_FILE names, else the system's own ones.",
             allowed=f"{_A_PATH}; or none",
         ),
     ] = None
@@ -325,7 +326,7 @@ class QueueReaderConfig(QueueWriterConfig):
         missing, unreadable, empty, too large, or holds what no HTTP header can carry.
         """
         problems = self._contradictions()
-        for name in ("auth_token", "auth_token_file"):
+        for name in _TOKEN_FIELDS:
             field, value = self.FIELDS[name], getattr(self, name, None)
             if isinstance(field.check(value), Wrong):
                 problems.append(field.problem(value, ""))
@@ -347,14 +348,12 @@ class QueueReaderConfig(QueueWriterConfig):
         if len(given) == 1:
             return []
         return [
-            f"auth_token, auth_token_file: exactly one of them is needed, {'both' if given else 'none'} is given"
+            f"auth_token, auth_token_file: exactly one of them is needed, {'both are' if given else 'none is'} given"
         ]
 
 
 QueueWriterConfig.FIELDS = fields_of(QueueWriterConfig)
 QueueReaderConfig.FIELDS = {**QueueWriterConfig.FIELDS, **fields_of(QueueReaderConfig)}
-
-_TOKEN_FIELDS = ("auth_token", "auth_token_file")
 
 
 def _unknown(name: object, known: Mapping[str, ConfigField]) -> str:

@@ -62,6 +62,7 @@ _MAX_FAST_DEPTH = 250  # orjson's own limit, which it applies to lists and dicts
 # What the fast encoder never writes as null, unless it is None.
 _HARMLESS = frozenset((str, int, bool, type(None), datetime, date, UUID, Decimal))
 _LEAVES = _HARMLESS | {float}
+_NESTING = frozenset((dict, list, tuple))
 
 
 class _NoForm(TypeError):
@@ -91,67 +92,60 @@ def dump(data: object, *, on_unserialisable: OnUnserialisable | None = None) -> 
 
 def _is_shallow(data: object, *, nested_tuples: bool = True) -> bool:
     """Tell whether orjson can take the data's dicts, lists and tuples: none too deep, no tuples where forbidden."""
-    level = [data]
-    for _ in range(_MAX_FAST_DEPTH):
-        deeper: list[object] = []
-        for value in level:
-            kind = type(value)
-            members: Any
-            if kind is dict:
-                members = tuple(value.values())  # type: ignore[attr-defined] # a copy: other threads may change it
-            elif kind is list or kind is tuple:
-                members = value
-            else:
-                members = (value,)
-            if _LEAVES.issuperset(map(type, members)):
-                continue
-            if kind is tuple and not nested_tuples:
+    level: list[Any] = [data]
+    try:
+        for _ in range(_MAX_FAST_DEPTH):
+            nests = [value for value in level if type(value) in _NESTING]
+            if len(nests) < len(level) and any(map(_is_deep_enum, level)):
                 return False
-            for member in members:
-                kind = type(member)
-                if kind is dict or kind is list or kind is tuple:
-                    deeper.append(member)
-                elif issubclass(kind, Enum) and type(_attempt(_enum_value, member)) not in _LEAVES:
-                    return False  # orjson writes its value without asking the hook
-        if not deeper:
-            return True
-        level = deeper
+            level = [
+                member
+                for value in nests
+                for member in (value.values() if type(value) is dict else value)
+                if type(member) not in _LEAVES
+            ]
+            if not level:
+                return True
+            if not nested_tuples and tuple in map(type, nests):
+                return False
+    except RuntimeError:
+        pass  # another thread changed a dict just now; the exact encoder works on copies
     return False
+
+
+def _is_deep_enum(value: object) -> bool:
+    """Tell whether orjson would write more than a scalar for an Enum, without asking the hook."""
+    return issubclass(type(value), Enum) and type(_attempt(_enum_value, value)) not in _LEAVES
 
 
 def _hook(value: Any) -> Any:
     """Give orjson a plainer form of what it does not know."""
     plainer = _plainer(value)
     # Each form may hold others, and so on: only where none of them adds levels of tuples can orjson count them.
-    if type(plainer) in (dict, list) and not _is_shallow(plainer, nested_tuples=False):
+    if type(plainer) not in _LEAVES and not _is_shallow(plainer, nested_tuples=False):
         _no_form(value)
     return plainer
 
 
 def _may_hide_nulls(data: object) -> bool:
-    """Whether a null in orjson's output may stand for something else than None; True where a look is not enough."""
-    waiting = [data]
-    while waiting:
-        value = waiting.pop()
-        kind = type(value)
-        members: Any
-        if kind is dict:
-            members = tuple(value.values())  # type: ignore[attr-defined] # a copy, as above
-        elif kind is list or kind is tuple:
-            members = value
-        else:
-            members = (value,)
-        for member in members:
-            kind = type(member)
-            if kind is float:
-                if member - member != 0.0:  # NaN or infinite
-                    return True
-            elif kind in _HARMLESS:
-                pass
-            elif kind is dict or kind is list or kind is tuple:
-                waiting.append(member)
-            else:
+    """Tell whether a null in orjson's output may stand for something else than None, as far as a look shows."""
+    level: list[Any] = [data]
+    try:
+        while level:
+            if not _NESTING.issuperset(map(type, level)):
                 return True
+            members = [
+                member
+                for value in level
+                for member in (value.values() if type(value) is dict else value)
+                if type(member) not in _HARMLESS
+            ]
+            numbers = [member for member in members if type(member) is float]
+            if not all(map(isfinite, numbers)):
+                return True
+            level = [member for member in members if type(member) is not float]
+    except RuntimeError:
+        return True  # as in _is_shallow
     return False
 
 
@@ -341,8 +335,8 @@ class _ExactEncoder:
         if len(self._levels) + 1 >= MAX_DEPTH:
             raise ValueError(f"the data nests {MAX_DEPTH} levels or more, at {self._path(self._levels)}")
         is_object = type(value) is dict
-        # A copy: the program's other threads may change the data while it is walked.
-        members = iter(list(value.items()) if is_object else list(value))
+        # A copy, made in one step: the program's other threads may change the data while it is walked.
+        members = iter(value.copy().items() if is_object else tuple(value))
         self._out.append(b"{" if is_object else b"[")
         self._open_ids.add(id(source))
         self._levels.append(_Level(source, members, is_object))

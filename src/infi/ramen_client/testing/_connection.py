@@ -38,7 +38,7 @@ MAX_BODY_BYTES = 65 * 1024 * 1024
 """The client's default bound of 64 MiB for a message, and some room: what cannot be compressed grows a little."""
 
 _PIECE = 64 * 1024
-_LINGER_SECONDS = 1.0
+_LINGER_SECONDS = 5.0
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([\x21-\x7e]+) HTTP/1\.([01])")
 _HEADER = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)[ \t]*"
