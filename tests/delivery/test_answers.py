@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -279,12 +280,15 @@ def test_an_answer_that_drips_does_not_outlast_the_time_out(transport: Transport
 
 
 def test_a_server_that_takes_the_body_slowly_does_not_outlast_the_time_out(transport: Transport) -> None:
+    seen = threading.Event()
+
     def script(connection: Connection) -> None:
-        while connection.socket.recv(1000):
-            time.sleep(0.05)
+        while not seen.wait(0.05) and connection.socket.recv(1000):
+            pass
 
     with WireServer(script) as server:
         failure = failure_of(transport, post(server.url(), bytes(30 << 20), timeout_seconds=0.5))
+        seen.set()
     assert failure.kind is FailureKind.TIMEOUT
     assert "did not take the whole request" in failure.text
 

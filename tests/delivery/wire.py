@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import ssl
 import struct
 import threading
 from dataclasses import dataclass
@@ -13,7 +15,6 @@ from typing import TYPE_CHECKING, Self
 from infi.ramen_client.delivery.transport import Answer, Failure, Request, Transport
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterator
 
 ACCEPTED = b'HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{"code": "ACCEPTED"}'
@@ -146,10 +147,11 @@ class WireServer:
             with contextlib.suppress(OSError):
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._tls is not None:
-                    used = self._tls.wrap_socket(stream, server_side=True)
+                    used = self._tls.wrap_socket(stream, server_side=True, do_handshake_on_connect=False)
                     with self._changed:
                         self._open.add(used)
                         self._open.discard(stream)
+                    self._shake_hands(used)
                 self._script(Connection(self, used, number))
         finally:
             used.close()
@@ -157,6 +159,19 @@ class WireServer:
             with self._changed:
                 self._open -= {stream, used}
                 self._changed.notify_all()
+
+    @staticmethod
+    def _shake_hands(stream: ssl.SSLSocket) -> None:
+        try:
+            stream.do_handshake()
+        except ssl.SSLError:
+            # Closing with something unread would be a reset, and might overtake the alert that tells the client why.
+            with socket.socket(fileno=os.dup(stream.fileno())) as raw:
+                raw.settimeout(10)
+                raw.shutdown(socket.SHUT_WR)
+                while raw.recv(65536):
+                    pass
+            raise
 
 
 def accept_all(connection: Connection) -> None:

@@ -16,21 +16,26 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from infi.ramen_protocol import Envelope, Verdict, classify, compress, message_target, origin
+from infi.ramen_protocol import Envelope, Verdict, compress, message_target, origin
 
 from ._opening import open_queue
 from .blacklist import Blacklist, HeldRule, StoredBlacklist
 from .config import QueueReaderConfig
-from .delivery.courier import Courier, Step, request_headers
+from .delivery.courier import Courier, Step, judge, request_headers, say_answer
 from .delivery.outage import OutageLog
 from .delivery.run import Run, Until
+from .delivery.stop import Stop
 from .delivery.transport import Answer, Request, Transport, route_from
 from .errors import (
     AuthenticationError,
     AutheticationError,
     InvalidMessage,
     QueueClosed,
+    QueueError,
+    QueueForked,
     QueueGone,
+    QueueUnusable,
+    ValidationError,
 )
 from .storage import ActiveReader
 
@@ -71,12 +76,11 @@ class QueueReader:
         self._queue = open_queue(config)
         self._blacklist = StoredBlacklist(config, self._queue)
         self._outage = OutageLog()
-        # Guards everything below.
-        self._guard = threading.Lock()
+        self._closed = False
+        # Made and replaced by whoever holds the reader's lock, so by one thread at a time.
         self._transport: tuple[int, Route, Transport] | None = None
-        self._stops: list[threading.Event] = []
-        self._run_is_expected = False
-        self._stopped_early = False
+        # One for each run under way. No lock guards it: ``stop`` may come from a signal handler, into the middle of anything.
+        self._stops: list[Stop] = []
 
     def __repr__(self) -> str:
         return f"<QueueReader {self._queue!r} to {self._config.hostname}>"
@@ -91,27 +95,30 @@ class QueueReader:
 
     def close(self) -> None:
         """Stop, and let go of the queue and of the connections; messages stay in the queue."""
+        self._closed = True
         self.stop()
-        with self._guard:
-            if self._transport is not None and not self._stops:
-                self._transport[2].close()
-                self._transport = None
         self._queue.close()
+        if not self._stops:
+            self._close_transport()
 
     def consume_one(self) -> int:
         """Handle the oldest message: EMPTY, ACCEPTED, DROPPED or RETRY. Makes its attempt at once, whatever happened before.
 
-        Raises ``AuthenticationError`` when the server refuses the token; the message stays in the queue.
+        Raises ``AuthenticationError`` when the server refuses the token (the message stays in the queue), ``QueueGone`` when
+        the queue was taken away.
         """
-        active = ActiveReader.activate(self._queue)
-        if active is None:
-            return self.RETRY
-        stop = self._new_stop()
+        stop = self._begin()
         try:
-            return int(self._courier(active, stop).step())
+            taken = self._take_over()
+            if taken is None:
+                return self.RETRY
+            active, transport = taken
+            try:
+                return int(self._courier(active, transport, stop).step())
+            finally:
+                active.close()
         finally:
-            self._forget_stop(stop)
-            active.close()
+            self._end(stop)
 
     def run(self, blocking: bool = True) -> int:
         """Deliver messages and return how many were accepted or dropped.
@@ -119,20 +126,36 @@ class QueueReader:
         ``blocking``: go on until ``stop``, waiting for messages and retrying for ever. Otherwise return when the queue is empty, or
         after a failure, or while the server's ``Retry-After`` lasts. Raises ``AuthenticationError`` when the token is refused.
         """
-        return self._run(Until.STOPPED if blocking else Until.HELD_UP, raise_refused_token=True)
+        until = Until.STOPPED if blocking else Until.HELD_UP
+        return self._run(until, self._begin(), raise_refused_token=True)
+
+    def start_thread(self) -> threading.Thread:
+        """``run`` in a daemon thread of its own; a refused token is logged, backed off from and tried again.
+
+        A ``stop`` that comes before the thread has begun ends it, too.
+        """
+        thread = threading.Thread(
+            target=partial(self._run, Until.STOPPED, self._begin(), raise_refused_token=False),
+            name="ramen-reader",
+            daemon=True,
+        )
+        thread.start()
+        return thread
 
     def drain(self, timeout: float | None = None) -> bool:
         """Deliver until the queue is empty; False when ``timeout`` seconds passed first, or after ``stop``.
 
-        For scripts that end soon. While another reader is active, waits for that one to do it. Raises ``AuthenticationError``.
+        For scripts that end soon. While another reader is active, waits for that one to do it. Raises ``AuthenticationError``,
+        and ``QueueGone`` when the queue was taken away.
         """
+        stop = self._begin()
         timer = None
         if timeout is not None:
-            timer = threading.Timer(timeout, self.stop)
+            timer = threading.Timer(timeout, self._halt, ((stop,),))
             timer.daemon = True
             timer.start()
         try:
-            self._run(Until.DRAINED, raise_refused_token=True)
+            self._run(Until.DRAINED, stop, raise_refused_token=True)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -141,17 +164,15 @@ class QueueReader:
     def stop(self) -> None:
         """Make ``run`` return within 0.1 s, out of whatever it does; nothing that is pushed afterwards is sent.
 
-        From any thread. A later ``run`` starts again.
+        From any thread and any signal handler. A later ``run`` starts again.
         """
-        with self._guard:
-            for stop in self._stops:
-                stop.set()
-            self._stopped_early = self._run_is_expected
-            if self._transport is not None:
-                self._transport[2].wake()
+        self._halt(tuple(self._stops))
 
     def test_connection(self) -> bool:
-        """Whether the server accepts a test message with this configuration; says in the log what fails."""
+        """Whether the server accepts a test message with this configuration; says in the log what fails.
+
+        Waits at most ``server_timeout`` seconds; never raises for what network, server and token do.
+        """
         target = Envelope(
             "metrics",
             self._config.system_serial,
@@ -162,12 +183,13 @@ class QueueReader:
             uuid.uuid4().hex,
         )
         server = origin(self._config.hostname, ssl=self._config.ssl)
-        request = Request(
-            server + message_target(target),
-            request_headers(self._config),
-            compress(b"{}"),
-            float(self._config.server_timeout),
-        )
+        try:
+            headers = request_headers(self._config)
+        except ValidationError as error:  # the token's file
+            logger.warning("connection test of %s failed: %s", server, error)
+            return False
+        url = server + message_target(target)
+        request = Request(url, headers, compress(b"{}"), float(self._config.server_timeout))
         transport = Transport(self._route())
         try:
             transport.start(0, request)
@@ -180,60 +202,97 @@ class QueueReader:
         if not isinstance(outcome, Answer):
             logger.warning("connection test of %s failed: %s", server, outcome.text)
             return False
-        judgement = classify(outcome.status, outcome.headers, outcome.body)
+        judgement = judge(outcome, headers)
         if judgement.verdict is not Verdict.ACCEPTED:
-            logger.warning(
-                "connection test of %s failed: it answered %d: %s", server, outcome.status, judgement.details
-            )
+            logger.warning("connection test of %s failed: %s", server, say_answer(outcome.status, judgement))
         return judgement.verdict is Verdict.ACCEPTED
 
     def get_blacklist(self) -> list[HeldRule]:
         """The rules that are held now, each with its six attributes, ``added`` and ``last_seen``."""
-        return StoredBlacklist(self._config, self._queue).get_list()
-
-    def expect_run(self) -> None:
-        """Have the next ``run`` obey a ``stop`` that comes before it has begun (in the thread that will call it)."""
-        with self._guard:
-            self._run_is_expected = True
-
-    def run_in_background(self) -> None:
-        """``run`` for a thread of its own: a refused token is logged, backed off from and tried again."""
-        self._run(Until.STOPPED, raise_refused_token=False)
+        return self._blacklist.get_list()
 
     # One run
 
-    def _run(self, until: Until, *, raise_refused_token: bool) -> int:
-        stop = self._new_stop(for_run=True)
-        handled = 0
+    def _begin(self) -> Stop:
+        stop = Stop()
+        self._stops.append(stop)
+        return stop
+
+    def _end(self, stop: Stop) -> None:
+        self._stops.remove(stop)
+        if self._closed and not self._stops:
+            self._close_transport()
+
+    def _halt(self, stops: tuple[Stop, ...]) -> None:
+        for stop in stops:
+            stop.set()
+        # After that: whoever waits with this transport is woken; whoever is about to wait looks for the stop before.
+        if (current := self._transport) is not None:
+            current[2].wake()
+
+    def _run(self, until: Until, stop: Stop, *, raise_refused_token: bool) -> int:
+        said = ""
         try:
             while not stop.is_set():
-                active = ActiveReader.activate(self._queue)
-                if active is not None:
-                    try:
-                        run = Run(
-                            active,
-                            partial(self._courier, active, stop),
-                            self._usable_transport(),
-                            self._config,
-                            stop,
-                        )
-                        handled = run.go(until, raise_refused_token=raise_refused_token)
-                    finally:
-                        active.close()
-                    break
-                if until is Until.HELD_UP or (until is Until.DRAINED and not self._queue.size()):
-                    break
+                try:
+                    taken = self._take_over()
+                except (QueueGone, QueueClosed, QueueForked):
+                    raise
+                except QueueError as error:
+                    if until is Until.HELD_UP:
+                        raise
+                    if str(error) != said:
+                        said = str(error)
+                        logger.error("%s Trying again.", said)  # noqa: TRY400 - the text says it all
+                else:
+                    if taken is not None:
+                        return self._deliver(*taken, until, stop, raise_refused_token=raise_refused_token)
+                    if until is Until.HELD_UP or (until is Until.DRAINED and not self._queue.size()):
+                        break
                 stop.wait(_STAND_BY_SECONDS)
         except (QueueGone, QueueClosed) as error:
+            if until is Until.DRAINED:
+                raise
             logger.info("the reader ends: %s", error)
         finally:
-            self._forget_stop(stop)
-        return handled
+            self._end(stop)
+        return 0
 
-    def _courier(self, active: ActiveReader, stop: threading.Event) -> Courier:
-        return Courier(
-            active, self._config, self._blacklist, self._usable_transport(), self._outage, stop=stop
-        )
+    def _deliver(
+        self,
+        active: ActiveReader,
+        transport: Transport,
+        until: Until,
+        stop: Stop,
+        *,
+        raise_refused_token: bool,
+    ) -> int:
+        make_courier = partial(self._courier, active, transport, stop)
+        try:
+            run = Run(active, make_courier, transport, self._config, stop)
+            return run.go(until, raise_refused_token=raise_refused_token)
+        finally:
+            active.close()
+
+    def _take_over(self) -> tuple[ActiveReader, Transport] | None:
+        """Become the active reader, if none is; who does closes it. ``QueueUnusable`` when the system refuses."""
+        try:
+            active = ActiveReader.activate(self._queue)
+            if active is None:
+                return None
+            try:
+                return active, self._usable_transport()
+            except BaseException:
+                active.close()
+                raise
+        except OSError as error:
+            raise QueueUnusable(
+                f"{self._queue.path}: the reader cannot begin: {error.strerror}. Check the owner and mode of the queue's "
+                "files, and how many files this process has open."
+            ) from error
+
+    def _courier(self, active: ActiveReader, transport: Transport, stop: Stop) -> Courier:
+        return Courier(active, self._config, self._blacklist, transport, self._outage, stop=stop)
 
     def _route(self) -> Route:
         return route_from(proxy=self._config.proxy, ca_file=self._config.ca_file)
@@ -241,29 +300,16 @@ class QueueReader:
     def _usable_transport(self) -> Transport:
         """The transport of this process, built anew after a fork and when the configuration's route has changed."""
         route = self._route()
-        with self._guard:
-            if self._transport is not None:
-                process, built_for, transport = self._transport
-                if process == os.getpid() and built_for == route:
-                    return transport
-                if process == os.getpid():
-                    transport.close()
-            transport = Transport(route)
-            self._transport = (os.getpid(), route, transport)
-            return transport
+        if self._transport is not None:
+            process, built_for, transport = self._transport
+            if process == os.getpid() and built_for == route:
+                return transport
+            self._close_transport()
+        transport = Transport(route)
+        self._transport = (os.getpid(), route, transport)
+        return transport
 
-    # Stopping
-
-    def _new_stop(self, *, for_run: bool = False) -> threading.Event:
-        stop = threading.Event()
-        with self._guard:
-            self._stops.append(stop)
-            if for_run:
-                if self._stopped_early:
-                    stop.set()
-                self._run_is_expected = self._stopped_early = False
-        return stop
-
-    def _forget_stop(self, stop: threading.Event) -> None:
-        with self._guard:
-            self._stops.remove(stop)
+    def _close_transport(self) -> None:
+        if (current := self._transport) is not None:
+            self._transport = None
+            current[2].close()

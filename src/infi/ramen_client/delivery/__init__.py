@@ -1,6 +1,6 @@
 """Delivery: the way of a message from the queue to the server.
 
-This package holds the HTTP transport (``transport``, over libcurl), its network options (``route``), its
-failures in words (``failures``) and the waiting between attempts (``backoff``). It knows nothing of queues
-and of verdicts: it moves bytes, and says what became of them.
+``transport`` (over libcurl) with ``route`` (its network options), ``exchange`` (a POST and its answer), ``failures``
+(why no answer came, in words) and ``backoff`` know nothing of queues and of verdicts: they move bytes, wait, and say
+what became of it. ``courier`` decides what is sent, and what an answer means for a message.
 """

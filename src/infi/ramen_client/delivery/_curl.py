@@ -41,6 +41,8 @@ if pycurl.version_info()[2] < LEAST_LIBCURL:
         f"libcurl 8.7.0 or newer is needed, this pycurl is linked with {pycurl.version_info()[1]}: install pycurl's wheel"
     )
 
+CurlError: type[Exception] = pycurl.error
+
 TIMER: int = pycurl.SOCKET_TIMEOUT
 """What ``Multi.socket_action`` takes in place of a socket when its timer has run out."""
 
@@ -48,8 +50,7 @@ POLL_REMOVE: int = pycurl.POLL_REMOVE
 POLL_NONE: int = pycurl.POLL_NONE
 
 _MAX_CONNECTIONS = 64
-"""Idle connections are kept up to this many. libcurl's own rule (four for each transfer now under way) would close
-most of them each time a burst of transfers ends."""
+"""Idle connections are kept up to this many, whatever is under way: a burst's are there for the next one."""
 
 _MAX_IDLE_SECONDS = 30
 """An idle connection is not used again after this long: many servers and middleboxes close it after a minute or

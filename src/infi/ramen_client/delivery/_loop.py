@@ -4,6 +4,12 @@ libcurl says which sockets it wants watched and when it wants to be called next;
 these, for the caller's wake-up descriptor or for the caller's time, and tells libcurl what happened. A loop is used
 by one thread. ``retire`` ends it without waiting: the handles are cleaned up on a thread of their own, since
 libcurl waits there for resolver threads, which a dead name server holds for ten seconds and more.
+
+**Callbacks.** Python runs a signal's handler at the start of whatever Python function comes next in the main thread. Were
+that a callback inside libcurl, what the handler raises (a KeyboardInterrupt) would be printed and forgotten, or not even
+printed. So libcurl's callbacks lead to no Python function: the timer's is a ``deque.append``; a socket's, which has four
+arguments, is a ``max`` whose key function sends each of them to a generator, and that is always inside its ``try``. What
+was collected is acted upon after each call of libcurl, and what was caught is raised there.
 """
 
 from __future__ import annotations
@@ -12,12 +18,16 @@ import contextlib
 import os
 import selectors
 import threading
+from collections import deque
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ._curl import POLL_NONE, POLL_REMOVE, TIMER, Easy, Transfer, end, new_multi
+from ._curl import POLL_NONE, POLL_REMOVE, TIMER, CurlError, Easy, Transfer, end, new_multi
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from .exchange import Request
     from .route import Route
 
@@ -33,21 +43,29 @@ class Loop:
         self._selector.register(wake_descriptor, selectors.EVENT_READ)
         self._watched: dict[int, int] = {}
         self._timer: float | None = None
+        self._timer_calls: deque[int] = deque(maxlen=1)
+        self._all: list[Transfer] = []
         self._idle: list[Transfer] = []
         self._active: dict[Easy, Transfer] = {}
         self._retired = False
-        self._multi = new_multi(self._on_socket, self._on_timer)
+        self._socket_calls: list[Any] = []
+        self._raised: list[BaseException] = []
+        collector = _collect(self._socket_calls, self._raised)
+        next(collector)
+        self._multi = new_multi(partial(max, key=collector.send), self._timer_calls.append)
 
     def start(self, tag: int, request: Request) -> Transfer:
         """Begin a transfer; its first byte leaves in a later ``turn``. ValueError as ``Transfer.load``."""
-        transfer = self._idle.pop() if self._idle else Transfer(self._route)
-        try:
-            transfer.load(tag, request)
-        except ValueError:
+        if not self._idle:
+            transfer = Transfer(self._route)
+            self._all.append(transfer)
             self._idle.append(transfer)
-            raise
-        self._multi.add_handle(transfer.easy)
+        transfer = self._idle[-1]
+        transfer.load(tag, request)
+        self._idle.pop()
         self._active[transfer.easy] = transfer
+        self._multi.add_handle(transfer.easy)
+        self._heed_calls()
         return transfer
 
     def stop(self, transfer: Transfer) -> None:
@@ -61,12 +79,15 @@ class Loop:
         self._idle.append(transfer)
 
     def turn(self, latest: float) -> bool:
-        """Wait for one event, at most until ``latest`` (monotonic), and let libcurl act; True if woken."""
+        """Wait for one event, at most until ``latest`` (monotonic), and let libcurl act; True if woken.
+
+        Raises ``CurlError`` if libcurl itself gives up (out of memory, say).
+        """
         now = monotonic()
         if self._timer is not None and self._timer <= now:
             self._timer = None
             self._multi.socket_action(TIMER, 0)
-            now = monotonic()
+            self._heed_calls()
             # What ended by this, and a wake-up, must be seen before any waiting.
             latest = now
         until = latest if self._timer is None else min(latest, self._timer)
@@ -74,8 +95,9 @@ class Loop:
         for key, events in self._selector.select(max(0.0, until - now)):
             if key.fd == self._wake_descriptor:
                 woken = True
-            elif key.fd in self._watched:  # an earlier event of this turn may have closed it
+            else:  # an earlier event of this turn may have closed it: libcurl ignores such a one
                 self._multi.socket_action(key.fd, events)
+                self._heed_calls()
         return woken
 
     def ended(self) -> list[tuple[Transfer, int, str]]:
@@ -101,31 +123,58 @@ class Loop:
             threading.Thread(target=self._clean_up, name="ramen-transport-clean-up", daemon=True).start()
 
     def _clean_up(self) -> None:
-        for transfer in list(self._active.values()):
-            self._detach(transfer)
+        for transfer in self._all:
+            if transfer.easy in self._active:
+                with contextlib.suppress(CurlError):  # an exception may have come between adding and noting
+                    self._multi.remove_handle(transfer.easy)
             end(transfer.easy)
-        for transfer in self._idle:
-            end(transfer.easy)
+        self._all.clear()
         self._idle.clear()
+        self._active.clear()
         end(self._multi)
 
     def _detach(self, transfer: Transfer) -> None:
         self._multi.remove_handle(transfer.easy)
         del self._active[transfer.easy]
+        self._heed_calls()
 
-    def _on_socket(self, what: int, descriptor: int, _multi: object, _data: object) -> None:
-        if self._retired:
+    def _heed_calls(self) -> None:
+        """Do what libcurl has asked for by its callbacks; raise what was raised in them."""
+        if self._raised:
+            raise self._raised.pop()
+        if self._timer_calls:
+            milliseconds = self._timer_calls.pop()
+            self._timer = None if milliseconds < 0 else monotonic() + milliseconds / 1000
+        if self._socket_calls:
+            self._watch_sockets()
+
+    def _watch_sockets(self) -> None:
+        calls = iter(self._socket_calls)
+        wanted: dict[int, int] = {}
+        for what, descriptor, _, _ in zip(calls, calls, calls, calls, strict=True):
+            if what in {POLL_REMOVE, POLL_NONE}:
+                # It may be closed by now, and its number used again: forgetting it is safe, all else must wait.
+                wanted.pop(descriptor, None)
+                if self._watched.pop(descriptor, None) is not None:
+                    self._selector.unregister(descriptor)
+            else:
+                wanted[descriptor] = what
+        self._socket_calls.clear()
+        for descriptor, what in wanted.items():
+            if descriptor not in self._watched:
+                self._selector.register(descriptor, what)
+            elif self._watched[descriptor] != what:
+                self._selector.modify(descriptor, what)
+            self._watched[descriptor] = what
+
+
+def _collect(calls: list[Any], raised: list[BaseException]) -> Generator[int, object, None]:
+    """Note every value that is sent; catch what signal handlers raise meanwhile (that value is lost)."""
+    while True:
+        try:
+            while True:
+                calls.append((yield 0))
+        except GeneratorExit:
             return
-        watched = self._watched
-        if what in {POLL_REMOVE, POLL_NONE}:
-            if watched.pop(descriptor, None) is not None:
-                self._selector.unregister(descriptor)
-        elif descriptor not in watched:
-            self._selector.register(descriptor, what)
-            watched[descriptor] = what
-        elif watched[descriptor] != what:
-            self._selector.modify(descriptor, what)
-            watched[descriptor] = what
-
-    def _on_timer(self, milliseconds: int) -> None:
-        self._timer = None if milliseconds < 0 else monotonic() + milliseconds / 1000
+        except BaseException as exception:  # noqa: BLE001 (it is raised again, outside of libcurl)
+            raised.append(exception)

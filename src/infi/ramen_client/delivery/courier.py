@@ -7,9 +7,13 @@ Invariants:
 - A message leaves the queue only by ``ActiveReader.settle`` and ``reject_unexplained``, after a verdict about this very message
   (or a rule that matches it). Whatever else happens, it stays.
 - Messages are delivered in order, one in flight. They are claimed ``_CLAIM_MESSAGES`` ahead, since a claim is a write.
+- Settling is a write, too: in a run, accepted messages are *held* and settled together, at the end of what was claimed, before
+  anything but an acceptance is acted on, and at the latest after ``_HOLD_SECONDS``. A process that is killed meanwhile sends those
+  again, under the same reqids, which the server knows.
 - Retries never end and never give up a message; between them is the back-off, or what the server asked for
   (``Retry-After``, kept over a restart).
-- Nothing is started after ``stop`` is set; what is in flight then is abandoned, and its message stays in the queue.
+- The token is in no text that leaves this module (log, status, dead letter), also where the server sends it back.
+- Nothing is started after ``stop`` is set; what is in flight then has a moment to end, is abandoned, and stays in the queue.
 
 **The suspect server** (protocol section 1): a rejection without a protocol body costs its one message, which becomes a dead
 letter. The fifth in a row with no acceptance (a 202 of the protocol, ACCEPTED or DROPPED) between makes the server suspect: the
@@ -21,10 +25,12 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import deque
+from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import IntEnum
+from itertools import count
 from typing import TYPE_CHECKING
 
 from infi.ramen_client.errors import AuthenticationError
@@ -46,7 +52,6 @@ from .exchange import Answer, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from threading import Event
 
     from infi.ramen_client.blacklist import StoredBlacklist
     from infi.ramen_client.config import QueueReaderConfig
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
 
     from .failures import Failure
     from .outage import OutageLog
+    from .stop import Stop
     from .transport import Transport
 
 logger = logging.getLogger("ramen_client")
@@ -63,10 +69,17 @@ _CLAIM_MESSAGES = 64
 
 _CLAIM_BYTES = 1024 * 1024
 
-_SUSPECT_TEXT = (
-    "the server is suspect: it rejects one message after the other without speaking the protocol, as a proxy or a wrong "
-    "host would; nothing is dropped. Check hostname, ssl and proxy."
-)
+_TOKEN_HEADER = "X-API-Token"  # noqa: S105 - its name
+_WITHHELD = "the answer repeats the token, so it is not shown"
+
+_HOLD_SECONDS = 0.05
+"""How long an accepted message may wait for its settling: not longer than anybody who looks at the queue would notice."""
+
+_LAST_ANSWER_SECONDS = 0.05
+"""How long a stop waits for the answer that is due: mostly it comes, and the message need not be sent twice."""
+
+_tags = count(1)
+"""Never the same twice in a process, since a transport outlives a courier: no answer may be taken for another message's."""
 
 
 class Step(IntEnum):
@@ -89,7 +102,7 @@ class Courier:
         transport: Transport,
         outage: OutageLog,
         *,
-        stop: Event,
+        stop: Stop,
         chance: Callable[[], float] = random.random,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -103,8 +116,13 @@ class Courier:
         self._backoff = Backoff(chance)
         self._origin = origin(config.hostname, ssl=config.ssl)
         self._headers = request_headers(config)
+        self._token_refused = False
         self._claimed: deque[StoredMessage] = deque()
-        self._tag = 0
+        self._held: list[Settlement] = []
+        self._held_since = 0.0
+        self._rule_hits: Counter[int] = Counter()
+        self.handled = 0
+        """How many messages have left the queue by this courier's hand."""
         self._facts = reader.load_server(self._origin)
         self._not_before = monotonic() + self._seconds_the_server_asked_for()
 
@@ -118,29 +136,58 @@ class Courier:
         """The seconds until the next attempt may be made."""
         return max(0.0, self._not_before - self._monotonic())
 
-    def step(self) -> Step:
-        """Handle the oldest message; ``AuthenticationError`` when the token is refused (the message stays)."""
-        message = self._next()
+    @property
+    def has_claimed(self) -> bool:
+        """Whether the next step needs no claim."""
+        return bool(self._claimed)
+
+    def step(self, *, hold: bool = False) -> Step:
+        """Handle the oldest message; ``AuthenticationError`` when the token is refused (the message stays).
+
+        ``hold``: it may be settled later, together with others; ``settle_held`` must be called in the end.
+        """
+        message = self._next(_CLAIM_MESSAGES if hold else 1)
         if message is None:
             return Step.EMPTY
+        if self._token_refused:
+            # It may have been mended meanwhile, in its file or by the program.
+            self._headers = request_headers(self._config)
+            self._token_refused = False
         envelope = self._envelope(message)
-        held = self._blacklist.match(envelope)
-        if held is not None:
-            self._settle(Settlement(message, Fate.BLACKLISTED), {held.rule_id: 1})
+        rule = self._blacklist.match(envelope)
+        if rule is not None:
+            self._blacklist.reload()  # an operator may have lifted it since
+            rule = self._blacklist.match(envelope)
+        if rule is not None:
+            self._rule_hits[rule.rule_id] += 1
+            self._settle(Settlement(message, Fate.BLACKLISTED), hold=hold)
             return Step.DROPPED
         outcome = self._post(message, envelope)
-        return Step.RETRY if outcome is None else self._conclude(message, outcome)
+        return Step.RETRY if outcome is None else self._conclude(message, outcome, hold=hold)
 
-    def _next(self) -> StoredMessage | None:
-        """The first of the claimed messages, which stays there until it is settled."""
+    def settle_held(self) -> None:
+        """Settle what is held. When this raises, the messages stay in the queue, and the courier is of no use any more."""
+        if self._held:
+            self._reader.settle(self._held, rule_hits=self._rule_hits)
+            self.handled += len(self._held)
+            self._held.clear()
+            self._rule_hits.clear()
+
+    def _next(self, most: int) -> StoredMessage | None:
+        """The first of the claimed messages, which stays there until it is settled or held."""
         if not self._claimed:
+            self.settle_held()
             self._blacklist.reload()
-            self._claimed.extend(self._reader.claim(_CLAIM_MESSAGES, _CLAIM_BYTES))
+            self._claimed.extend(self._reader.claim(most, _CLAIM_BYTES))
         return self._claimed[0] if self._claimed else None
 
-    def _settle(self, settlement: Settlement, rule_hits: dict[int, int] | None = None) -> None:
-        self._reader.settle([settlement], rule_hits=rule_hits)
+    def _settle(self, settlement: Settlement, *, hold: bool = False) -> None:
+        if not self._held:
+            self._held_since = self._monotonic()
+        self._held.append(settlement)
         self._claimed.popleft()
+        if not hold or self._monotonic() - self._held_since >= _HOLD_SECONDS:
+            self.settle_held()
 
     def _envelope(self, message: StoredMessage) -> Envelope:
         return Envelope(
@@ -155,7 +202,7 @@ class Courier:
 
     def _post(self, message: StoredMessage, envelope: Envelope) -> Answer | Failure | None:
         """Send a message and wait for what becomes of it; None when ``stop`` was set meanwhile."""
-        self._tag += 1
+        tag = next(_tags)
         request = Request(
             self._origin + message_target(envelope),
             self._headers,
@@ -163,20 +210,36 @@ class Courier:
             float(self._config.server_timeout),
         )
         logger.debug("POST %s", request.url)
-        self._transport.start(self._tag, request)
-        while not self._stop.is_set():
-            for _tag, outcome in self._transport.wait(request.timeout_seconds):
-                return outcome
-        self._transport.cancel(self._tag)
+        try:
+            self._transport.start(tag, request)
+            waits = 0
+            while not self._stop.is_set():
+                waits += 1
+                outcomes = self._transport.wait(_HOLD_SECONDS if self._held else request.timeout_seconds)
+                for ended, outcome in outcomes:
+                    if ended == tag:
+                        return outcome
+                if not outcomes:
+                    self.settle_held()
+            # Twice, since the wake-up that comes with a stop ends the first one.
+            for _ in range(2 if waits else 0):
+                for ended, outcome in self._transport.wait(_LAST_ANSWER_SECONDS / 2):
+                    if ended == tag:
+                        return outcome
+        except BaseException:
+            with suppress(RuntimeError):  # the transport is closed
+                self._transport.cancel(tag)
+            raise
+        self._transport.cancel(tag)
         return None
 
-    def _conclude(self, message: StoredMessage, outcome: Answer | Failure) -> Step:
+    def _conclude(self, message: StoredMessage, outcome: Answer | Failure, *, hold: bool) -> Step:
         if not isinstance(outcome, Answer):
             return self._failed(outcome.text, None)
-        judgement = classify(outcome.status, outcome.headers, outcome.body)
+        judgement = judge(outcome, self._headers)
         match judgement.verdict:
             case Verdict.ACCEPTED:
-                self._settle(Settlement(message, Fate.ACCEPTED))
+                self._settle(Settlement(message, Fate.ACCEPTED), hold=hold)
                 self._succeeded()
                 return Step.ACCEPTED
             case Verdict.DROPPED:
@@ -189,7 +252,7 @@ class Courier:
             case Verdict.UNAUTHORISED:
                 return self._unauthorised(outcome.status, judgement)
             case Verdict.RETRY:
-                text = f"the server answered {outcome.status}: {judgement.details or judgement.code}."
+                text = say_answer(outcome.status, judgement)
                 return self._failed(text, outcome.status, self._retry_after(judgement))
 
     def _take_rule(self, judgement: Judgement) -> None:
@@ -207,42 +270,43 @@ class Courier:
 
     def _rejected(self, message: StoredMessage, status: int, judgement: Judgement) -> Step:
         if not judgement.explained and self._facts.suspect_since_ms is not None:
-            return self._failed(_SUSPECT_TEXT, status)
+            return self._failed(_say_suspect(status), status, self._retry_after(judgement))
         death = Death(f"the server refused it ({status})", judgement.details, status, judgement.code)
         settlement = Settlement(message, Fate.DEAD, death)
-        logger.error(
-            "%s refused a message for good (%d): %s. %s/%s, reqid %s, is kept as a dead letter.",
-            self._origin,
-            status,
-            judgement.details or judgement.code,
-            message.category,
-            message.data_type,
-            message.reqid,
-        )
         if judgement.explained:
             self._settle(settlement)
-            return Step.DROPPED
-        if not self._reader.reject_unexplained(settlement, self._origin):
+        else:
+            self.settle_held()
+            suspect = self._reader.reject_unexplained(settlement, self._origin)
+            self.handled += 1
             self._claimed.popleft()
-            return Step.DROPPED
-        # The five wait again, before everything that was claimed.
-        self._claimed.clear()
-        self._facts = replace(self._facts, suspect_since_ms=now_ms())
-        return self._failed(_SUSPECT_TEXT, status)
+            if suspect:
+                # The five wait again, before everything that was claimed.
+                self._claimed.clear()
+                self._facts = replace(self._facts, suspect_since_ms=now_ms())
+                return self._failed(_say_suspect(status), status, self._retry_after(judgement))
+        self._outage.refused(say_answer(status, judgement), self._origin, message)
+        return Step.DROPPED
 
     def _unauthorised(self, status: int, judgement: Judgement) -> Step:
-        said = f": {judgement.details}" if judgement.details else ""
-        text = f"the server refused the token ({status}){said}. Check auth_token, and that it is meant for this server."
+        self._token_refused = True
+        text = (
+            f"the token is refused ({say_answer(status, judgement)}): check auth_token or auth_token_file, "
+            "and that the token is meant for this server"
+        )
         self._failed(text, status, self._retry_after(judgement))
         raise AuthenticationError(text)
 
     def _failed(self, text: str, status: int | None, server_said: float | None = None) -> Step:
+        self.settle_held()
         delay = self._backoff.failed(self._config.retry_delay, server_said)
         self._not_before = self._monotonic() + delay
-        retry_at = now_ms() + int(delay * 1000)
-        self._facts = replace(
-            self._facts, failures=self._facts.failures + 1, retry_at_ms=retry_at if server_said else None
-        )
+        now = now_ms()
+        retry_at = now + int(delay * 1000)
+        asked_for = retry_at if server_said else self._facts.retry_at_ms
+        if asked_for is not None and asked_for <= now:
+            asked_for = None
+        self._facts = replace(self._facts, failures=self._facts.failures + 1, retry_at_ms=asked_for)
         self._reader.note_failure(FailureNote(text, status, retry_at), self._origin, self._facts)
         self._outage.failed(text, self._origin, self._reader.waiting())
         return Step.RETRY
@@ -250,16 +314,48 @@ class Courier:
     def _succeeded(self) -> None:
         self._backoff.succeeded()
         if self._facts != ServerFacts():
+            self.settle_held()
             self._facts = ServerFacts()
             self._reader.save_server(self._origin, self._facts)
-        self._outage.succeeded(self._origin)
+        self._outage.succeeded(self._origin, self._reader.waiting)
 
 
 def request_headers(config: QueueReaderConfig) -> tuple[tuple[str, str], ...]:
     """The headers of every version 1 request of this configuration."""
     return (
-        ("X-API-Token", config.read_auth_token()),
+        (_TOKEN_HEADER, config.read_auth_token()),
         ("Content-Type", "application/json"),
         # The coding that every deployed server takes: zlib bytes under this label (protocol section 1).
         ("Content-Encoding", Coding.LEGACY.label),
+    )
+
+
+def judge(answer: Answer, headers: tuple[tuple[str, str], ...]) -> Judgement:
+    """The judgement on an answer to a request with these headers; free of their token, which a server may send back."""
+    judgement = classify(answer.status, answer.headers, answer.body)
+    if judgement.verdict is Verdict.ACCEPTED:
+        return judgement
+    token = dict(headers)[_TOKEN_HEADER]
+    said = (judgement.details, judgement.rule_problem or "", *answer.headers.values())
+    if token.encode("latin-1") not in answer.body and not any(token in text for text in said):
+        return judgement
+    details = _WITHHELD if judgement.explained else f"status {answer.status} ({_WITHHELD})"
+    problem = None if judgement.rule_problem is None else _WITHHELD
+    return replace(judgement, details=details, rule_problem=problem)
+
+
+def say_answer(status: int, judgement: Judgement) -> str:
+    """What came back, for a person. The details of an unexplained answer begin with its status."""
+    if judgement.explained:
+        said = f": {judgement.details}" if judgement.details else ""
+        return f"the server answered {status} {judgement.code}{said}"
+    if judgement.verdict is Verdict.RETRY and status < 500 and status != 429:  # noqa: PLR2004 - the protocol's numbers
+        return f"something that is no Ramen server answered with {judgement.details}: check hostname, ssl and proxy"
+    return f"the server, or a proxy before it, answered with {judgement.details}"
+
+
+def _say_suspect(status: int) -> str:
+    return (
+        f"the server is suspect: it refuses one message after the other (with status {status}) without a protocol body, as a "
+        "proxy or a wrong host would, so nothing is given up: check hostname, ssl and proxy"
     )

@@ -88,7 +88,9 @@ def read_head(lines: Sequence[bytes], status: int) -> dict[str, str] | None:
         return None
     headers: dict[str, str] = {}
     for line in head[1:-1]:
-        raw_name, _, raw_value = line.partition(b":")
+        raw_name, colon, raw_value = line.partition(b":")
+        if not colon:
+            return None
         name = raw_name.decode("latin-1").strip().lower()
         value = raw_value.decode("latin-1").strip()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value

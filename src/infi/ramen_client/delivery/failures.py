@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from infi.ramen_protocol.verdict import MAX_ANSWER_BYTES
 
 from .exchange import MAX_ANSWER_HEADER_BYTES, MAX_ANSWER_HEADERS
+from .route import proxy_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,8 @@ class FailureKind(Enum):
 class Failure:
     """No usable answer. ``text`` is one sentence without secrets.
 
-    ``connected`` is False only if no byte of the request can have reached the server; with True its outcome is unknown.
+    ``connected`` is False only if no byte of the request can have reached the server; with True its outcome is unknown
+    (what was given to a proxy counts as having reached the server, a CONNECT apart).
     """
 
     kind: FailureKind
@@ -147,7 +149,7 @@ def _place(request: Request, route: Route) -> _Place:
     server = url.netloc.rpartition("@")[2]
     proxy = "the proxy that the environment names"
     if route.proxy:
-        proxy = "the proxy " + route.proxy.rpartition("@")[2].rpartition("://")[2].rstrip("/")
+        proxy = f"the proxy {proxy_place(route.proxy)}"
     return _Place(
         server=server,
         host=server.rpartition(":")[0] if re.search(r":[0-9]*\Z", server) else server,
@@ -306,27 +308,27 @@ def _say_broken(facts: Facts, place: _Place) -> _Said:
     if "reset" in detail or "broken pipe" in detail:
         return (
             FailureKind.BROKEN,
-            f"the connection to {place.server} was reset{_tls_hint(place)}; will be tried again",
+            f"the connection to {place.server} was reset{_tls_hint(place)}: check the server and what lies between",
         )
     if facts.status or "chunk" in detail:
         return _say_truncated(facts, place)
     return (
         FailureKind.BROKEN,
-        f"the connection to {place.server} broke ({_clean(facts.detail)}); will be tried again",
+        f"the connection to {place.server} broke ({_clean(facts.detail)}): check the server and what lies between",
     )
 
 
 def _say_empty(_facts: Facts, place: _Place) -> _Said:
     return (
         FailureKind.BROKEN,
-        f"{place.server} closed the connection without an answer{_tls_hint(place)}; will be tried again",
+        f"{place.server} closed the connection without an answer{_tls_hint(place)}: check the server and what lies between",
     )
 
 
 def _say_truncated(facts: Facts, place: _Place) -> _Said:
     return (
         FailureKind.BROKEN,
-        f"the answer of {place.server} broke off or is malformed ({_clean(facts.detail)}); will be tried again",
+        f"the answer of {place.server} broke off or is malformed ({_clean(facts.detail)}): check the server and what lies between",
     )
 
 

@@ -1,6 +1,8 @@
-"""What the log says of outages: one warning when delivery stops working, one line when it works again.
+"""What the log says of the server: one warning when delivery stops working, one line when it works again.
 
-Between them a changed reason is said, at most once a minute. A refused connection is no fault of the program: no traceback.
+Between them a changed reason is said, at most once a minute. A message that is refused for good is an error; of more that are
+refused with the same words within a minute, only the number is said, with the next line. A refused connection is no fault of
+the program: no traceback.
 """
 
 from __future__ import annotations
@@ -12,13 +14,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from infi.ramen_client.storage import StoredMessage
+
 logger = logging.getLogger("ramen_client")
 
 _SAY_AGAIN_AFTER_SECONDS = 60.0
 
+_MAX_REQID_CHARS = 100
+"""A reqid may be 2 KiB long, and hold line ends."""
+
 
 class OutageLog:
-    """Remembers whether delivery works, over the runs of one reader."""
+    """Remembers what was said, over the runs of one reader."""
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -26,6 +33,9 @@ class OutageLog:
         self._attempts = 0
         self._said = ""
         self._said_at = 0.0
+        self._refusal_said = ""
+        self._refusal_said_at = 0.0
+        self._refused_unsaid = 0
 
     def failed(self, reason: str, origin: str, waiting: int) -> None:
         """An attempt failed; nothing is lost by it."""
@@ -33,25 +43,45 @@ class OutageLog:
         self._attempts += 1
         if self._began is None:
             self._began = now
-            logger.warning(
-                "delivery to %s does not work: %s; retrying, %d waiting", origin, reason, waiting
-            )
+            logger.warning("delivery to %s does not work: %s; retrying, %d waiting", origin, reason, waiting)
         elif reason != self._said and now - self._said_at >= _SAY_AGAIN_AFTER_SECONDS:
             logger.warning(
-                "delivery to %s still does not work: %s; %d waiting", origin, reason, waiting
+                "delivery to %s still does not work: %s; retrying, %d waiting", origin, reason, waiting
             )
         else:
             return
         self._said, self._said_at = reason, now
 
-    def succeeded(self, origin: str) -> None:
+    def succeeded(self, origin: str, waiting: Callable[[], int]) -> None:
         """The server took a message."""
         if self._began is None:
             return
         lasted = self._monotonic() - self._began
         logger.warning(
-            "delivery to %s works again after %.0f s and %d failed attempts", origin, lasted, self._attempts
+            "delivery to %s works again after %.0f s (failed attempts: %d); %d waiting",
+            origin,
+            lasted,
+            self._attempts,
+            waiting(),
         )
         self._began = None
         self._attempts = 0
         self._said = ""
+
+    def refused(self, reason: str, origin: str, message: StoredMessage) -> None:
+        """A message became a dead letter."""
+        now = self._monotonic()
+        if reason == self._refusal_said and now - self._refusal_said_at < _SAY_AGAIN_AFTER_SECONDS:
+            self._refused_unsaid += 1
+            return
+        logger.error(
+            "%s refused a message for good: %s; %s/%s with the reqid %s is kept as a dead letter%s",
+            origin,
+            reason,
+            message.category,
+            message.data_type,
+            ascii(message.reqid[:_MAX_REQID_CHARS]),
+            f", as are {self._refused_unsaid} before it" if self._refused_unsaid else "",
+        )
+        self._refusal_said, self._refusal_said_at = reason, now
+        self._refused_unsaid = 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ SYSTEM_CA_FILES = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # Alpine, the BSDs, macOS
 )
+
+_PLACE = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -47,7 +50,8 @@ class Route:
     ca_file: str | None
 
     def __repr__(self) -> str:
-        return f"Route(proxy={None if self.proxy is None else hide_credentials(self.proxy)!r}, ca_file={self.ca_file!r})"
+        shown = None if self.proxy is None else proxy_place(self.proxy)
+        return f"Route(proxy={shown!r}, ca_file={self.ca_file!r})"
 
 
 def route_from(
@@ -58,14 +62,23 @@ def route_from(
     system_files: Sequence[str] = SYSTEM_CA_FILES,
 ) -> Route:
     """The route that a configuration's ``proxy`` and ``ca_file`` mean on this machine. Never raises for a file."""
-    return Route(proxy=proxy or None, ca_file=_find_ca_file(ca_file, environ, system_files))
+    return Route(proxy=_with_port(proxy) if proxy else None, ca_file=_find_ca_file(ca_file, environ, system_files))
 
 
-def hide_credentials(url: str) -> str:
-    """The URL with "…" in place of user name and password."""
+def _with_port(url: str) -> str:
+    """A proxy's URL with the port that its scheme has: libcurl would take 1080 for every kind, 1.x took these."""
     scheme, mark, rest = url.rpartition("://")
-    _, at, place = rest.rpartition("@")
-    return f"{scheme}{mark}…@{place}" if at else url
+    usual = {"": 80, "http": 80, "https": 443}.get(scheme.lower())
+    place = rest.rpartition("@")[2].rstrip("/")
+    if usual is None or place.rpartition("]")[2].count(":"):
+        return url
+    return f"{scheme}{mark}{rest.rstrip('/')}:{usual}"
+
+
+def proxy_place(url: str) -> str:
+    """Host and port of a proxy's URL, to be shown; "…" where it does not look like these (it may be a password)."""
+    place = url.rpartition("://")[2].rpartition("@")[2].rstrip("/")
+    return place if _PLACE.fullmatch(place) else "…"
 
 
 def _find_ca_file(

@@ -5,27 +5,32 @@ millisecond for two seconds after traffic, then less and less often down to ever
 milliseconds, and an idle queue costs next to nothing and not one write.
 
 Faults: a refused token is raised, or backed off from like any failure; a queue that was taken away is raised; every other error,
-of the disk or of our own, is logged and the run goes on after a pause, unless the caller wanted no waiting.
+of the disk or of our own, is logged and the run goes on after a back-off, unless the caller wanted no waiting. What was claimed
+goes back first, and then messages are settled one by one until that works, so that a full disk has as few of them as possible
+sent again and again.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import time
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from infi.ramen_client.errors import AuthenticationError, QueueClosed, QueueError, QueueForked, QueueGone
+from infi.ramen_client.errors import AuthenticationError, QueueClosed, QueueForked, QueueGone, RamenError
 
+from .backoff import Backoff
 from .courier import Courier, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from threading import Event
 
     from infi.ramen_client.config import QueueReaderConfig
     from infi.ramen_client.storage import ActiveReader
 
+    from .stop import Stop
     from .transport import Transport
 
 logger = logging.getLogger("ramen_client")
@@ -37,9 +42,6 @@ _LOOK_SLOWDOWN = 1.5
 
 _CHECK_PLACE_EVERY_SECONDS = 1.0
 """A file that was deleted never changes again: only its path tells."""
-
-_PAUSE_AFTER_FAULT_SECONDS = 1.0
-"""The pause after an error of the disk or of our own, unless ``retry_delay`` is shorter."""
 
 
 class Until(Enum):
@@ -59,7 +61,7 @@ class Run:
         make_courier: Callable[[], Courier],
         transport: Transport,
         config: QueueReaderConfig,
-        stop: Event,
+        stop: Stop,
     ) -> None:
         self._active = active
         self._make_courier = make_courier
@@ -68,11 +70,21 @@ class Run:
         self._config = config
         self._stop = stop
         self._traffic_at = time.monotonic()
-        self._fault_said = ""
+        self._place_checked_at = self._traffic_at
+        self._mark = (-1, -1)
+        self._handled = 0
+        self._fault = ""
+        self._fault_backoff = Backoff(random.random)
 
     def go(self, until: Until, *, raise_refused_token: bool) -> int:
         """Deliver until the end that is asked for; return how many messages were accepted or dropped."""
-        handled = 0
+        try:
+            self._deliver(until, raise_refused_token=raise_refused_token)
+        finally:
+            self._dismiss_courier()
+        return self._handled
+
+    def _deliver(self, until: Until, *, raise_refused_token: bool) -> None:
         while not self._stop.is_set():
             try:
                 step = self._step(until)
@@ -88,40 +100,62 @@ class Run:
                 self._survive(error)
                 continue
             if step in (Step.ACCEPTED, Step.DROPPED):
-                handled += 1
                 self._traffic_at = time.monotonic()
             elif _is_over(step, until):
                 break
-        return handled
 
     def _step(self, until: Until) -> Step | None:
         """Wait if need be, else take a step; None: there was something to wait for."""
+        self._check_place()
         courier = self._courier = self._courier or self._make_courier()
         pause = courier.pause_left()
         if pause > 0:
             if until is not Until.HELD_UP:
-                self._transport.wait(pause)
+                self._transport.wait(min(pause, _CHECK_PLACE_EVERY_SECONDS))
             return None
-        # Before the claim: what is pushed between it and the waiting must end the waiting.
-        mark = self._active.change_mark()
-        step = courier.step()
-        self._fault_said = ""
+        if not courier.has_claimed:
+            courier.settle_held()
+            # Before the claim: what is pushed between it and the waiting must end the waiting.
+            self._mark = self._active.change_mark()
+        step = courier.step(hold=not self._fault)
+        if self._fault:
+            logger.warning("the reader works again after: %s", self._fault)
+            self._fault = ""
+            self._fault_backoff.succeeded()
         if step is Step.EMPTY and until is Until.STOPPED:
-            self._wait_for_push(mark)
+            self._wait_for_push(self._mark)
         return step
 
     def _survive(self, error: Exception) -> None:
-        self._courier = None
-        text = str(error)
-        if text != self._fault_said:
-            self._fault_said = text
-            if isinstance(error, QueueError):
-                logger.error("the reader cannot use its queue: %s Trying again.", text)
+        self._dismiss_courier()
+        with suppress(Exception):
+            self._active.give_back()
+        delay = self._fault_backoff.failed(self._config.retry_delay)
+        fault = str(error) or type(error).__name__
+        if fault != self._fault:
+            self._fault = fault
+            if isinstance(error, RamenError):
+                logger.error("the reader cannot go on, and tries again: %s", fault)
             else:
                 logger.error(
                     "unexpected error in the reader; it goes on, and no message is lost", exc_info=error
                 )
-        self._stop.wait(min(_PAUSE_AFTER_FAULT_SECONDS, self._config.retry_delay))
+        self._stop.wait(delay)
+
+    def _dismiss_courier(self) -> None:
+        """Settle what can be settled; the rest is sent again, under the same reqids."""
+        courier, self._courier = self._courier, None
+        if courier is not None:
+            with suppress(Exception):
+                courier.settle_held()
+            self._handled += courier.handled
+
+    def _check_place(self) -> None:
+        """``QueueGone`` when the file was taken away, which a reader of it, and of its answers, would never notice."""
+        now = time.monotonic()
+        if now - self._place_checked_at >= _CHECK_PLACE_EVERY_SECONDS:
+            self._active.check_in_place()
+            self._place_checked_at = now
 
     def _wait_for_push(self, mark: tuple[int, int]) -> None:
         """Wait until somebody else commits, at most ``polling_delay`` seconds."""
@@ -133,14 +167,11 @@ class Run:
 
     def _look_for_commits(self, mark: tuple[int, int], deadline: float) -> None:
         interval = _FASTEST_LOOK_SECONDS
-        checked = 0.0
         while not self._stop.is_set() and self._active.change_mark() == mark:
             now = time.monotonic()
             if now >= deadline:
                 return
-            if now - checked >= _CHECK_PLACE_EVERY_SECONDS:
-                self._active.check_in_place()
-                checked = now
+            self._check_place()
             if now - self._traffic_at > _FAST_LOOKS_FOR_SECONDS:
                 if self._active.tidy():
                     continue

@@ -9,6 +9,7 @@ Invariants:
 
 - Each started tag is reported once by ``wait``, as an ``Answer`` or a ``Failure``, at the latest when its time-out has
   run out (which bounds resolving, connecting, sending and the slowest drip of an answer), unless it was cancelled.
+- A 407 is an ``Answer`` only where no proxy is used; a proxy's own is a ``Failure`` of the proxy.
 - Nothing raises for what the network, the server, the proxy or a file does: that is a ``Failure``. What raises
   is misuse (a tag twice, use after ``close``, use in a forked child).
 - Memory: an answer's head and body are bounded, an answer beyond the bounds is a ``Failure`` (its status is not
@@ -19,14 +20,18 @@ Invariants:
 
 **Connections** are kept and used again. When the server closed one meanwhile, libcurl notices, opens another and sends
 the request there; the caller sees nothing of it. It does the same when a *reused* connection dies after the request
-was sent and before any byte of the answer came, so a server that stored the message and then dropped the connection
+was sent and before the answer's first line came, so a server that stored the message and then dropped the connection
 gets the POST a second time (at most five times more) without our doing. That is safe by the protocol, since the message's
 reqid, or the batch's number, is the same; ``Failure.connected`` takes it into account.
 
 **Wake-up.** ``wake`` may be called from any thread and any signal handler; many calls before one ``wait`` count as one.
 
+**Exceptions.** What a signal handler raises (KeyboardInterrupt, say) comes out of whatever call is under way. The transport
+stays usable: what was in flight is reported as failed by the next ``wait``, over new connections from then on.
+
 **Fork.** A transport belongs to the process that made it. In a child (by whatever fork) every use raises RuntimeError, and
-nothing that happens there, the end of the interpreter included, touches the parent's connections: see ``_curl``.
+nothing that happens there, the end of the interpreter included, touches the parent's connections: see ``_curl``. (The
+child does hold copies of their descriptors: after the parent's ``close`` the server sees them end when the child ends too.)
 
 **Trust.** libcurl keeps a CA bundle in memory for a day. After a failed TLS handshake the transport drops what it holds as
 soon as nothing is in flight, so that a mended bundle is read at the next attempt.
@@ -40,6 +45,7 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from ._curl import CurlError
 from ._loop import Loop
 from .exchange import Answer, Request
 from .failures import Failure, FailureKind, describe, setup_failure
@@ -67,6 +73,7 @@ class Transport:
         self._outcomes: dict[int, Answer | Failure] = {}
         self._distrusted = False
         self._closed = False
+        self._torn = False
         self._open_loop()
 
     @property
@@ -79,38 +86,37 @@ class Transport:
 
         Raises ValueError if the tag is in flight, RuntimeError after ``close`` and in a forked child.
         """
-        self._check_usable()
+        self._make_ready()
         if tag in self._in_flight or tag in self._outcomes:
             raise ValueError(f"tag {tag} is in flight")
         if self._distrusted and not self._in_flight:
-            self._renew()
+            self._renew_loop()
         if self._route.ca_file is None and request.url.startswith("https:"):
             self._outcomes[tag] = setup_failure(
                 "this machine has no bundle of certificate authorities: install one, or name a file as `ca_file`"
             )
             return
+        self._torn = True
         try:
             self._in_flight[tag] = self._loop.start(tag, request)
         except ValueError as error:
             self._outcomes[tag] = setup_failure(str(error))
+        self._torn = False
 
     def wait(self, timeout_seconds: float) -> list[tuple[int, Answer | Failure]]:
         """The transfers that have ended: as soon as one has, or empty after ``wake`` or ``timeout_seconds``.
 
-        Raises RuntimeError after ``close`` and in a forked child.
+        Raises RuntimeError after ``close`` and in a forked child, and whatever a signal handler raises meanwhile.
         """
-        self._check_usable()
+        self._make_ready()
         latest = monotonic() + min(timeout_seconds, _MAX_WAIT_SECONDS)
+        self._torn = True
         woken = False
-        while True:
-            if self._outcomes:
-                latest = 0.0
-            woken = self._loop.turn(latest)
-            self._collect()
-            if woken:
-                self._bell.silence()
-            if woken or self._outcomes or monotonic() >= latest:
+        while not (woken or self._outcomes):
+            woken = self._turn(latest)
+            if monotonic() >= latest:
                 break
+        self._torn = False
         outcomes = list(self._outcomes.items())
         self._outcomes.clear()
         return outcomes
@@ -120,10 +126,12 @@ class Transport:
 
         Whether the server has received it is not known.
         """
-        self._check_usable()
+        self._make_ready()
         self._outcomes.pop(tag, None)
         if (transfer := self._in_flight.pop(tag, None)) is not None:
+            self._torn = True
             self._loop.stop(transfer)
+            self._torn = False
 
     def wake(self) -> None:
         """Make ``wait`` return: the one under way, or else the next. For any thread or signal handler; never blocks."""
@@ -137,26 +145,40 @@ class Transport:
         self._outcomes.clear()
         self._retire_loop()
 
-    def _check_usable(self) -> None:
+    def _make_ready(self) -> None:
         if self._closed:
             raise RuntimeError("the transport is closed")
         if os.getpid() != self._owner:
             raise RuntimeError(
                 "the transport belongs to the process that was forked: build a new one in the child"
             )
+        if self._torn:
+            self._give_up("an exception in this process interrupted it")
 
-    def _collect(self) -> None:
+    def _turn(self, latest: float) -> bool:
+        try:
+            woken = self._loop.turn(latest)
+        except CurlError as error:
+            self._give_up(f"libcurl gave up: {error}")
+            return False
+        if woken:
+            self._bell.silence()
         for transfer, code, text in self._loop.ended():
             request = transfer.request
-            if request is None:  # cancelled while its end was on the way to us
-                continue
-            ended = transfer.facts(code, text) if code else transfer.answer()
-            outcome = ended if isinstance(ended, Answer) else describe(ended, request, self._route)
-            if isinstance(outcome, Failure) and outcome.kind is FailureKind.TLS:
-                self._distrusted = True
-            del self._in_flight[transfer.tag]
-            self._outcomes[transfer.tag] = outcome
+            if request is not None:
+                self._outcomes[transfer.tag] = self._outcome(transfer, code, text, request)
+                del self._in_flight[transfer.tag]
             self._loop.give_back(transfer)
+        return woken
+
+    def _outcome(self, transfer: Transfer, code: int, text: str, request: Request) -> Answer | Failure:
+        ended = transfer.facts(code, text) if code else transfer.answer()
+        if isinstance(ended, Answer):
+            return ended
+        failure = describe(ended, request, self._route)
+        if failure.kind is FailureKind.TLS:
+            self._distrusted = True
+        return failure
 
     def _open_loop(self) -> None:
         self._loop = Loop(self._route, self._bell.descriptor)
@@ -164,19 +186,30 @@ class Transport:
         self._retire_loop = weakref.finalize(self, self._loop.retire)
         self._retire_loop.atexit = False
 
-    def _renew(self) -> None:
+    def _renew_loop(self) -> None:
         self._retire_loop()
         self._open_loop()
         self._distrusted = False
+
+    def _give_up(self, why: str) -> None:
+        """Start afresh: what was in flight is reported as failed, its fate unknown."""
+        self._renew_loop()
+        for tag in self._in_flight:
+            self._outcomes.setdefault(
+                tag, Failure(FailureKind.BROKEN, f"the exchange was broken off: {why}", connected=True)
+            )
+        self._in_flight.clear()
+        self._torn = False
 
 
 class _Bell:
     """A pipe to ourselves. It stays open as long as anybody can ring it: a descriptor's number is soon used again."""
 
     def __init__(self) -> None:
-        self.descriptor, self._write_end = os.pipe()
-        os.set_blocking(self.descriptor, False)
-        os.set_blocking(self._write_end, False)
+        self._ends: tuple[int, ...] = ()
+        self._ends = self.descriptor, self._write_end = os.pipe()
+        for end in self._ends:
+            os.set_blocking(end, False)
         self._rung = False
 
     def ring(self) -> None:
@@ -193,5 +226,5 @@ class _Bell:
         self._rung = False
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
-        os.close(self._write_end)
+        for end in self._ends:
+            os.close(end)
