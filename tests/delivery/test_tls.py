@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 import ssl
 import subprocess
 from typing import TYPE_CHECKING
@@ -37,11 +36,10 @@ def test_a_verified_server_gets_its_requests_over_one_session(
         assert server.connections == 1
 
 
+@pytest.mark.system  # the openssl program computes the file's name
 def test_a_directory_of_hashed_certificates_serves_as_well(
     open_transport: Build, authority: trustme.CA, ca_file: Path, tmp_path: Path
 ) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("the openssl program computes the file's name")
     with WireServer(accept_all, tls=server_context(authority.issue_cert("localhost"))) as server:
         failure = failure_of(open_transport(ca_file=tmp_path), post(server.url("https", "localhost")))
         assert failure.kind is FailureKind.TLS
