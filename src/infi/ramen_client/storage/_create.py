@@ -8,11 +8,8 @@ others find it done, and that a process killed at any point leaves either the fo
 from __future__ import annotations
 
 import grp
-import os
-import stat
 import time
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,19 +20,31 @@ from infi.ramen_client.__version__ import __version__
 from infi.ramen_client.errors import QueueUnusable
 
 from . import _statements as sql
-from ._database import (
-    Kind,
-    no_fork_meanwhile,
-    open_connection,
-    plain_errors,
-    refuse_unsafe_sqlite,
-    shared_database,
+from ._connection import Meta, open_connection, read_meta, refuse_unsafe_sqlite
+from ._database import Kind
+from ._errors import BUSY_TIMEOUT_SECONDS, plain_errors
+from ._files import (
+    Access,
+    hand_to_group,
+    is_regular_file,
+    make_directories,
+    make_empty_file,
+    sync_directory,
 )
 from ._locks import WritersLock
+from ._registry import no_fork_meanwhile, shared_database
 from ._trim import live_pages
 
 if TYPE_CHECKING:
     from ._database import Database
+
+_EMPTY_1X_PAGES = 4
+"""A 1.x file without messages: the schema, the pointer map, ``queue``, ``sqlite_sequence``."""
+
+_INCREMENTAL = 2
+"""``PRAGMA auto_vacuum``: free pages can be given back in steps."""
+
+_WAL_SWITCH_RETRY_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +57,16 @@ class Place:
     system_version: str
     group: str | None = None
 
-    @property
-    def file_mode(self) -> int:
-        """The mode of the files that are made here."""
-        return 0o660 if self.group else 0o600
-
-
-@dataclass(frozen=True, slots=True)
-class Meta:
-    """What a file says of itself."""
-
-    queue_id: str
-    inlet_boundary: int
-    inlet_system_version: str
-    empty_pages: int
+    def access(self) -> Access:
+        """The mode and group of the files that are made here; ``QueueUnusable`` when there is no such group."""
+        if self.group is None:
+            return Access(0o600, None)
+        try:
+            return Access(0o660, grp.getgrnam(self.group).gr_gid)
+        except KeyError:
+            raise QueueUnusable(
+                f"queue_group: there is no group {self.group!r} on this host. Make it or name another."
+            ) from None
 
 
 def open_database(place: Place) -> tuple[Database, Meta]:
@@ -70,144 +75,116 @@ def open_database(place: Place) -> tuple[Database, Meta]:
     Raises ``QueueUnusable`` where mending is not ours to do; the file is untouched then.
     """
     refuse_unsafe_sqlite()
-    directory = _make_directory(place)
-    path = directory / f"{place.sender}_{place.system_serial}.db"
+    access = place.access()
+    path = _directory(place, access) / f"{place.sender}_{place.system_serial}.db"
+    with no_fork_meanwhile(path), plain_errors(path):
+        meta = _make_or_check(path, place, access)
+        database = shared_database(path, meta.queue_id, access)
+    with database.connection(Kind.NORMAL) as connection:
+        return database, read_meta(connection, path)
+
+
+def _directory(place: Place, access: Access) -> Path:
     try:
-        with no_fork_meanwhile():
-            return _open(path, place)
-    except OSError as error:
+        wanted = Path(place.directory).expanduser().absolute()
+        make_directories(wanted, access)
+        # Symbolic links on the way to the directory are the operator's; one in place of the file is refused (NOFOLLOW).
+        return wanted.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: the ~ of a user who has no home
         raise QueueUnusable(
-            f"{path}: cannot be opened: {error.strerror}. Check the owner and mode of the file and its directory."
+            f"{place.directory}: the queue's directory cannot be made or used: "
+            f"{getattr(error, 'strerror', None) or error}. Give queue_dir a directory that this program may write to."
         ) from error
 
 
-def _make_directory(place: Place) -> Path:
-    wanted = Path(place.directory).expanduser().absolute()
-    made: list[Path] = []
-    try:
-        parent = wanted
-        while not parent.exists():
-            made.append(parent)
-            parent = parent.parent
-        for directory in reversed(made):
-            with suppress(FileExistsError):
-                directory.mkdir(mode=0o700)
-                _share_with_group(directory, place, 0o2770)
-        if not wanted.is_dir():
-            raise NotADirectoryError(0, "is not a directory")
-        for directory in made:
-            _sync_directory(directory.parent)
-    except OSError as error:
-        raise QueueUnusable(
-            f"{wanted}: the queue's directory cannot be made or used: {error.strerror}. "
-            "Give queue_dir a directory that this program may write to."
-        ) from error
-    # Symbolic links on the way to the directory are the operator's; one in place of the file is refused (NOFOLLOW).
-    return wanted.resolve()
-
-
-def _share_with_group(path: Path, place: Place, mode: int) -> None:
-    if place.group is None:
-        return
-    try:
-        group = grp.getgrnam(place.group).gr_gid
-    except KeyError:
-        raise QueueUnusable(
-            f"queue_group: there is no group {place.group!r} on this host. Make it or name another."
-        ) from None
-    os.chown(path, -1, group)
-    path.chmod(mode)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_empty_file(path: Path, place: Place) -> None:
-    """Give the file its mode before SQLite writes to it: it would make it readable by everybody."""
-    # A descriptor of a file that did not exist cannot drop a lock that this process has in it.
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    with suppress(FileExistsError):
-        os.close(os.open(path, flags, place.file_mode))
-        _share_with_group(path, place, place.file_mode)
-
-
-def _open(path: Path, place: Place) -> tuple[Database, Meta]:
-    lock = WritersLock(path.with_name(path.name + ".writers"), place.file_mode)
+def _make_or_check(path: Path, place: Place, access: Access) -> Meta:
+    lock = WritersLock(path.with_name(path.name + ".writers"), access)
     try:
         with lock.turn():
-            _share_with_group(path.with_name(path.name + ".writers"), place, place.file_mode)
-            _make_empty_file(path, place)
-            if not stat.S_ISREG(path.stat(follow_symlinks=False).st_mode):
+            # SQLite would make the file readable by everybody.
+            make_empty_file(path, access)
+            # On a full disk there would be no room for it when a reader wants it.
+            make_empty_file(path.with_name(path.name + ".reader"), access)
+            if not is_regular_file(path):
                 raise QueueUnusable(
                     f"{path}: is not a regular file (a link or a directory is in its place). Remove it."
                 )
-            with plain_errors(path):
-                _prepare(path, place)
+            wal = path.with_name(path.name + "-wal")
+            had_wal = wal.exists()
+            meta = _prepare(path, place)
+            if not had_wal:
+                # SQLite syncs the directory after making the WAL only if the same connection syncs it first.
+                sync_directory(path.parent)
+            for companion in (wal, path.with_name(path.name + "-shm")):
+                hand_to_group(companion, access)
+            return meta
     finally:
         lock.close()
-    database = shared_database(path, place.file_mode)
-    with database.connection(Kind.NORMAL) as connection:
-        return database, _read_meta(connection, path)
 
 
-def _prepare(path: Path, place: Place) -> None:
+def _prepare(path: Path, place: Place) -> Meta:
     """Bring the file into our format, whatever it is now."""
     connection = open_connection(path)
     try:
-        if _is_ours(connection, path):
-            _count_inlet(connection)
-            return
-        fresh = connection.execute(sql.PAGE_COUNT).get == 0
-        if fresh:
-            connection.pragma("page_size", 4096)
-            connection.pragma("auto_vacuum", 2)
-        if connection.pragma("journal_mode", "wal") != "wal":
-            raise QueueUnusable(f"{path}: SQLite cannot use a write-ahead log here. Use a local file system.")
-        _make_schema(connection, place)
+        if not _is_ours(connection, path):
+            _set_up(connection, path)
+            _make_schema(connection, path, place)
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         _count_inlet(connection)
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        _sync_directory(path.parent)
+        return read_meta(connection, path)
     finally:
         connection.close()
 
 
 def _is_ours(connection: apsw.Connection, path: Path) -> bool:
-    newest = connection.pragma("user_version")
-    tables = {name for (name,) in connection.execute(sql.OUR_TABLES)}
-    if "meta" in tables:
-        _read_meta(connection, path)
+    """Whether the file has our schema; False: it is 1.x's or holds nothing yet. ``QueueUnusable`` for anything else."""
+    application = connection.pragma("application_id")
+    if application == sql.APPLICATION_ID:
+        read_meta(connection, path)
         return True
-    if newest not in (0, None) or connection.pragma("application_id") not in (0, None):
+    empty = not connection.execute(sql.SCHEMA_SIZE).get
+    of_1x = connection.execute(sql.INLET_COLUMNS).get == sql.COLUMNS_OF_1X
+    if application or connection.pragma("user_version") or not (empty or of_1x):
         raise QueueUnusable(
             f"{path}: is a database of another program. Move it away, or use another queue_dir."
         )
     return False
 
 
-def _read_meta(connection: apsw.Connection, path: Path) -> Meta:
-    row = connection.execute(sql.READ_META).get
-    if row is None:
-        raise QueueUnusable(f"{path}: is damaged (it does not say what it is). Move it away to start afresh.")
-    min_reader, min_writer, queue_id, inlet_boundary, inlet_system_version, empty_pages = row
-    if max(min_reader, min_writer) > sql.FORMAT:
-        raise QueueUnusable(
-            f"{path}: was written by a newer version (format {max(min_reader, min_writer)}, this one knows {sql.FORMAT}). "
-            "Upgrade infi.ramen_client."
-        )
-    return Meta(queue_id, inlet_boundary, inlet_system_version, empty_pages)
+def _set_up(connection: apsw.Connection, path: Path) -> None:
+    """Give a file its settings that last: page size, auto-vacuum, WAL."""
+    if connection.execute(sql.PAGE_COUNT).get == 0:
+        connection.pragma("page_size", 4096)
+        connection.pragma("auto_vacuum", _INCREMENTAL)
+    elif connection.pragma("auto_vacuum") != _INCREMENTAL and not connection.execute(sql.SCHEMA_SIZE).get:
+        # 1.x was killed while it made the file. Nothing is in it, so this costs nothing.
+        connection.pragma("auto_vacuum", _INCREMENTAL)
+        connection.execute(sql.VACUUM)
+    if _switch_to_wal(connection) != "wal":
+        raise QueueUnusable(f"{path}: SQLite cannot use a write-ahead log here. Use a local file system.")
 
 
-def _make_schema(connection: apsw.Connection, place: Place) -> None:
+def _switch_to_wal(connection: apsw.Connection) -> object:
+    """Return the journal mode that is now; SQLite does not wait for others by itself here."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            return connection.pragma("journal_mode", "wal")
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_SWITCH_RETRY_SECONDS)
+
+
+def _make_schema(connection: apsw.Connection, path: Path, place: Place) -> None:
     connection.execute(sql.BEGIN)
     try:
+        if _is_ours(connection, path):  # somebody made it who could not wait for the lock
+            connection.execute(sql.ROLLBACK)
+            return
         pages_before = live_pages(connection)
-        taken_over = bool(connection.execute(sql.OUR_TABLES).get)
-        boundary = connection.execute(sql.INLET_LAST_ROW).get if taken_over else 0
+        taken_over = bool(connection.execute(sql.SCHEMA_SIZE).get)
+        boundary = connection.execute(sql.INLET_LAST_ID).get if taken_over else 0
         connection.execute(sql.SCHEMA)
         now = time.time_ns()
         if not taken_over:
@@ -251,7 +228,3 @@ def _count_inlet(connection: apsw.Connection) -> None:
     if connection.execute(sql.INLET_UNCOUNTED).get:
         base = connection.execute(sql.COUNT_INLET).get
         connection.execute(sql.SET_INLET_BASE, (base,))
-
-
-_EMPTY_1X_PAGES = 4
-"""A 1.x file without messages: the schema, the pointer map, ``queue``, ``sqlite_sequence``."""

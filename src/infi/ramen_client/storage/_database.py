@@ -1,4 +1,4 @@
-"""One database file as this process holds it: its connections, their errors, and what happens to them at a fork.
+"""One database file as this process holds it: its connections and transactions, and what happens to them at a fork.
 
 Invariants:
 
@@ -7,135 +7,105 @@ Invariants:
 - No connection lives across a fork. Before it, running transactions end and every connection and lock descriptor is closed;
   parent and child open their own when they next need one. A fork that no hook saw is noticed by the process id: everything
   raises ``QueueForked`` then, and nothing is written.
-- No connection creates the file. It is opened under the identity (device, inode) that it had when this object was made; when
-  the path leads elsewhere, ``QueueGone``.
-- There is one ``Database`` for each file in a process, shared by its writers and readers (``shared_database``), since two of
-  them would not see each other's thread locks.
+- No connection creates the file. It is opened under the identity (device, inode) that it had when this object was made, and only
+  while it says the same queue id, since an inode's number is used again; else ``QueueGone``.
+- Every write transaction sees a change of the schema before it writes: a newer version that raised ``min_writer`` shuts this
+  one out at once (``QueueUnusable``).
+- A connection in an unknown state is closed, never used again.
+- There is one ``Database`` for each file in a process, shared by its writers and readers (``_registry``), since two of them would
+  not see each other's thread locks.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
-import weakref
-from contextlib import contextmanager
-from enum import Enum
+import time
+from contextlib import suppress
+from enum import IntEnum
+from itertools import count
 from typing import TYPE_CHECKING
 
 import apsw
 
-from infi.ramen_client.errors import (
-    DiskFull,
-    QueueBusy,
-    QueueError,
-    QueueForked,
-    QueueGone,
-    QueueUnusable,
-)
+from infi.ramen_client.errors import DiskFull, QueueError, QueueForked, QueueGone
 
 from . import _statements as sql
-from ._locks import WritersLock
+from ._connection import WalGauge, open_connection, read_meta
+from ._errors import BUSY_TIMEOUT_SECONDS, commit_error, plain_error
+from ._locks import PATIENCE_SECONDS, WritersLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
+    from types import TracebackType
 
-OLDEST_SAFE_SQLITE = (3, 51, 3)
-"""Before it, a checkpoint by one connection while another writes can lose committed data (the WAL-reset race)."""
+    from ._files import Access
 
-BUSY_TIMEOUT_SECONDS = 60
-"""As 1.x: a 1.x writer at its limit can hold the file for long."""
-
-_JOURNAL_SIZE_LIMIT_BYTES = 4 * 1024 * 1024
+logger = logging.getLogger("ramen_client")
 
 _MAX_IDLE_CONNECTIONS = 2
 """A kind's connections that stay open while nobody uses them; more were a burst of threads."""
 
+_FORK_PATIENCE_SECONDS = BUSY_TIMEOUT_SECONDS + 2 * PATIENCE_SECONDS
+"""The longest that a transaction can wait for others. A fork that waited longer goes on; its child is refused the queue."""
 
-def refuse_unsafe_sqlite(version: str = apsw.sqlite_lib_version()) -> None:
-    """Raise ``QueueUnusable`` when the SQLite in use has the WAL-reset race."""
-    if tuple(int(part) for part in version.split(".")) < OLDEST_SAFE_SQLITE:
-        oldest = ".".join(map(str, OLDEST_SAFE_SQLITE))
-        raise QueueUnusable(
-            f"apsw brings SQLite {version}, which can lose data when two processes use a file. "
-            f"Install a newer apsw (SQLite {oldest} or later)."
-        )
+_CHECKPOINT_WARNING_EVERY_SECONDS = 60.0
 
 
-class Kind(Enum):
+class Kind(IntEnum):
     """What a connection is for, named by its ``synchronous`` setting where that matters."""
 
-    FULL = "FULL"
+    FULL = 0
     """Commits are on the platter when they return."""
-    NORMAL = "NORMAL"
+    NORMAL = 1
     """Commits survive a killed process, not a power cut."""
-    WATCH = "WATCH"
+    WATCH = 2
     """Looks for other connections' commits and writes nothing; its ``data_version`` compares with itself alone."""
 
 
-@contextmanager
-def plain_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, which say what to do."""
-    try:
-        yield
-    except apsw.BusyError as error:
-        raise QueueBusy(
-            f"{path}: another process held the queue for more than {BUSY_TIMEOUT_SECONDS} s; nothing was stored. Try again."
-        ) from error
-    except apsw.FullError as error:
-        raise DiskFull(
-            f"{path}: the disk (or a quota) is full; nothing was stored. Free some space."
-        ) from error
-    except (apsw.ReadOnlyError, apsw.PermissionsError, apsw.CantOpenError) as error:
-        raise QueueUnusable(
-            f"{path}: cannot be opened for writing ({error}). Check the owner and mode of the file and its directory."
-        ) from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise QueueUnusable(
-            f"{path}: is damaged or not a queue ({error}). Move it away to start afresh."
-        ) from error
-    except (apsw.IOError, apsw.Error) as error:
-        raise QueueError(
-            f"{path}: SQLite reports {type(error).__name__}: {error}. Check the disk."
-        ) from error
-
-
-class _WalGauge:
-    """How many frames the WAL held after the last commit of this process.
-
-    An object of its own, since SQLite's hook must not hold the ``Database`` alive.
-    """
-
-    def __init__(self) -> None:
-        self.frames = 0
-
-    def note(self, _connection: apsw.Connection, _name: str, frames: int) -> int:
-        self.frames = frames
-        return apsw.SQLITE_OK
-
-
 class Database:
-    """A queue's file in this process. Made by ``shared_database`` alone."""
+    """A queue's file in this process. Made by ``_registry`` alone."""
 
-    def __init__(self, path: Path, identity: tuple[int, int], lock_mode: int) -> None:
+    def __init__(self, path: Path, identity: tuple[int, int], queue_id: str, access: Access) -> None:
         self.path = path
         self.identity = identity
-        self.writers_lock = WritersLock(path.with_name(path.name + ".writers"), lock_mode)
-        self._wal = _WalGauge()
+        self.queue_id = queue_id
+        self.access = access
+        self.writers_lock = WritersLock(path.with_name(path.name + ".writers"), access)
+        self._wal = WalGauge()
+        self._schema_version: int | None = None
+        self._checkpoint_warned_at: float | None = None
         self._pid = os.getpid()
         self._generation = 0
         # Guards everything below. Held by the forking thread over a fork.
-        self._gate = threading.Condition()
-        self._idle: dict[Kind, list[apsw.Connection]] = {kind: [] for kind in Kind}
+        self._guard = threading.RLock()
+        self._work_ended = threading.Condition(self._guard)
+        self._idle: tuple[list[apsw.Connection], ...] = tuple([] for _ in Kind)
         self._fork_pending = False
-        self._at_work: list[int] = []  # the threads inside, once for each nesting
+        self._at_work: dict[int, int] = {}  # what is under way (a number of its own), and in which thread
         self._wakers: list[Callable[[], None]] = []
 
     def __del__(self) -> None:
-        if self._pid == os.getpid():
+        if self.is_of_this_process:
             self._close_idle()
             self.writers_lock.close()
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """False after a fork that no hook could prepare."""
+        return self._pid == os.getpid()
+
+    def check_process(self) -> None:
+        """Raise ``QueueForked`` after a fork that no hook could prepare."""
+        if not self.is_of_this_process:
+            raise QueueForked(
+                f"{self.path}: this process was forked in a way that Python did not see (or in the middle of a push), so "
+                "writing could destroy the queue; nothing was stored. Fork by os.fork() or multiprocessing, or open the queue "
+                "only in the child."
+            )
 
     def check_in_place(self) -> None:
         """Raise ``QueueGone`` when the path does not lead to this file any more (one ``stat``)."""
@@ -144,77 +114,76 @@ class Database:
         except OSError:
             found = None
         if found is None or (found.st_dev, found.st_ino) != self.identity:
-            raise QueueGone(
-                f"{self.path}: the queue's file was deleted or replaced under this program; nothing was stored. "
-                "Build a new writer or reader."
-            )
+            raise self._gone()
 
-    @property
-    def wal_frames(self) -> int:
-        """Frames in the WAL after this process's last commit or checkpoint."""
-        return self._wal.frames
+    def _gone(self) -> QueueGone:
+        return QueueGone(
+            f"{self.path}: the queue's file was deleted or replaced under this program; nothing was stored. "
+            "Build a new writer or reader."
+        )
 
-    @contextmanager
-    def _work(self) -> Iterator[None]:
-        """Whoever holds a connection or the writers' turn is inside this, so that a fork can wait for the end of it."""
+    # Work: whoever holds a connection or the writers' turn is inside, so that a fork can wait for the end of it.
+
+    def _begin_work(self, work: int) -> None:
+        self.check_process()
         me = threading.get_ident()
-        with self._gate:
-            self._check_process()
-            while self._fork_pending and me not in self._at_work:
-                self._gate.wait()
-            self._at_work.append(me)
+        with self._guard:
+            while self._fork_pending and me not in self._at_work.values():
+                self._work_ended.wait()
+            self._at_work[work] = me
+
+    def _end_work(self, work: int) -> None:
+        with self._guard:
+            self._at_work.pop(work, None)
+            if self._fork_pending:
+                self._work_ended.notify_all()
+
+    def connection(self, kind: Kind) -> _Lease:
+        """Lend a connection to the calling thread, for reading."""
+        return _Lease(self, kind)
+
+    def transaction(self, kind: Kind) -> _Transaction:
+        """Take the writers' turn and hold one write transaction; an exception rolls it back."""
+        return _Transaction(self, kind)
+
+    def _take(self, kind: Kind) -> apsw.Connection:
         try:
-            yield
-        finally:
-            with self._gate:
-                self._at_work.remove(me)
-                if self._fork_pending:
-                    self._gate.notify_all()
+            return self._idle[kind].pop()
+        except IndexError:
+            return self._connect(kind)
 
-    @contextmanager
-    def connection(self, kind: Kind) -> Iterator[apsw.Connection]:
-        """Lend a connection to the calling thread."""
-        with self._work(), plain_errors(self.path):
-            try:
-                connection = self._idle[kind].pop()
-            except IndexError:
-                connection = self._connect(kind)
-            try:
-                yield connection
-            finally:
-                if len(self._idle[kind]) < _MAX_IDLE_CONNECTIONS:
-                    self._idle[kind].append(connection)
-                else:
-                    connection.close()
-
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            raise QueueForked(
-                f"{self.path}: this process was forked in a way that Python did not see, so writing could destroy the "
-                "queue; nothing was stored. Fork by os.fork() or multiprocessing, or build the writer after the fork."
-            )
+    def _give_back(self, kind: Kind, connection: apsw.Connection) -> None:
+        idle = self._idle[kind]
+        if len(idle) < _MAX_IDLE_CONNECTIONS and not connection.in_transaction:
+            idle.append(connection)
+        else:
+            connection.close()
 
     def _connect(self, kind: Kind) -> apsw.Connection:
         self.check_in_place()
         connection = open_connection(self.path)
-        # Between the check and the opening the path may have been replaced.
-        self.check_in_place()
-        connection.pragma("synchronous", "FULL" if kind is Kind.FULL else "NORMAL")
-        connection.set_wal_hook(self._wal.note)
+        try:
+            # Between the check and the opening the path may have been replaced, and inode numbers are used again.
+            self.check_in_place()
+            self._check_is_same(connection)
+            connection.pragma("synchronous", "FULL" if kind is Kind.FULL else "NORMAL")
+            connection.set_wal_hook(self._wal.note)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
-    @contextmanager
-    def transaction(self, kind: Kind) -> Iterator[apsw.Connection]:
-        """Take the writers' turn and hold one write transaction; an exception rolls it back."""
-        with self._work(), self.writers_lock.turn(), self.connection(kind) as connection:
-            connection.execute(sql.BEGIN)
-            try:
-                yield connection
-                connection.execute(sql.COMMIT)
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute(sql.ROLLBACK)
-                raise
+    def _check_is_same(self, connection: apsw.Connection) -> None:
+        if connection.execute(sql.READ_QUEUE_ID).get != self.queue_id:
+            raise self._gone()
+
+    def _check_schema(self, connection: apsw.Connection) -> None:
+        found = connection.execute(sql.SCHEMA_VERSION).get
+        if found != self._schema_version:
+            read_meta(connection, self.path)
+            self._schema_version = found
+
+    # Checkpoints
 
     def checkpoint(self) -> None:
         """Copy the WAL into the file: nearly all of it without the lock, the last frames with it.
@@ -223,13 +192,31 @@ class Database:
         it was copied (measured: 562 MB in 4 s instead of 6). The pushes since the last time are entered into the books first,
         so that a tail of the file that gets damaged cannot hide more than these.
         """
-        with self.transaction(Kind.NORMAL) as connection:
+        with suppress(DiskFull), self.transaction(Kind.NORMAL) as connection:
             connection.execute(sql.ENTER_PUSHES)
         with self.connection(Kind.NORMAL) as connection:
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             with self.writers_lock.turn():
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        self._wal.frames = 0
+                frames, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._wal.note_checkpoint(frames, copied)
+
+    def checkpoint_above(self, frames: int) -> None:
+        """Checkpoint when the WAL has grown by so many frames since the last time.
+
+        To be called after a commit. What was committed stays so: an error is logged and not raised.
+        """
+        if not self._wal.is_above(frames):
+            return
+        try:
+            self.checkpoint()
+        except QueueError as error:
+            now = time.monotonic()
+            last = self._checkpoint_warned_at
+            if last is None or now - last >= _CHECKPOINT_WARNING_EVERY_SECONDS:
+                self._checkpoint_warned_at = now
+                logger.warning("the queue's write-ahead log grows, since it cannot be copied: %s", error)
+
+    # Waking readers
 
     def change_mark(self) -> tuple[int, int]:
         """A value that changes when another connection, here or in another process, has committed.
@@ -241,12 +228,12 @@ class Database:
 
     def add_waker(self, wake: Callable[[], None]) -> None:
         """Have ``wake`` called after each push of this process."""
-        with self._gate:
+        with self._guard:
             self._wakers = [*self._wakers, wake]
 
     def remove_waker(self, wake: Callable[[], None]) -> None:
         """Undo ``add_waker``."""
-        with self._gate:
+        with self._guard:
             self._wakers = [other for other in self._wakers if other != wake]
 
     def wake_readers(self) -> None:
@@ -254,113 +241,168 @@ class Database:
         for wake in self._wakers:
             wake()
 
+    # Forks
+
     def prepare_fork(self) -> None:
-        """Let other threads' transactions end, keep new ones from beginning, close everything."""
-        self._gate.acquire()
+        """Let other threads' transactions end, keep new ones from beginning, close everything; then hold the guard.
+
+        After an error, and after ``_FORK_PATIENCE_SECONDS`` (``QueueError``), all is as before.
+        """
+        self._guard.acquire()
+        try:
+            self._fork_pending = True
+            self._wait_for_work_to_end()
+            self._close_idle()
+            if not self._at_work:
+                self.writers_lock.close()
+            self._generation += 1
+        except BaseException:
+            self.resume_in_parent()
+            raise
+
+    def _wait_for_work_to_end(self) -> None:
         me = threading.get_ident()
-        self._fork_pending = True
-        while any(thread != me for thread in self._at_work):
-            self._gate.wait()
-        self._close_idle()
-        self.writers_lock.close()
-        self._generation += 1
+        ended = self._work_ended.wait_for(
+            lambda: all(thread == me for thread in self._at_work.values()), _FORK_PATIENCE_SECONDS
+        )
+        if not ended:
+            raise QueueError(f"{self.path}: a fork could not wait for a transaction to end")
 
     def resume_in_parent(self) -> None:
         """After a fork, in the parent."""
         self._fork_pending = False
-        self._gate.notify_all()
-        self._gate.release()
+        self._work_ended.notify_all()
+        self._guard.release()
 
     def resume_in_child(self) -> None:
         """After a fork, in the child, where no other thread exists."""
         interrupted = bool(self._at_work)
-        self._gate = threading.Condition()
+        self._guard = threading.RLock()
+        self._work_ended = threading.Condition(self._guard)
         self._fork_pending = False
         self._wakers = []
-        self.writers_lock.reset_in_child()
         # A fork out of the middle of our own transaction (from a signal handler) left its connection open: the child keeps
         # the parent's process id on record, so that it refuses to work instead of writing through it.
         if not interrupted:
+            self.writers_lock.reset_in_child()
             self._pid = os.getpid()
 
     def _close_idle(self) -> None:
-        for connections in self._idle.values():
+        for connections in self._idle:
             while connections:
                 connections.pop().close()
 
 
-def open_connection(path: Path) -> apsw.Connection:
-    """Open an existing file with the settings that every connection has, but for ``synchronous``, which stays FULL."""
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW)
-    try:
-        connection.set_busy_timeout(BUSY_TIMEOUT_SECONDS * 1000)
-        connection.wal_autocheckpoint(0)
-        persistent = ctypes.c_int(1)
-        connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(persistent))
-        # Closing is on the path of a fork; checkpoints have their owner.
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        connection.pragma("journal_size_limit", _JOURNAL_SIZE_LIMIT_BYTES)
-        connection.pragma("secure_delete", 0)
-        connection.pragma("synchronous", "FULL")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+_works = count()
 
 
-_shared: weakref.WeakValueDictionary[Path, Database] = weakref.WeakValueDictionary()
-_shared_guard = (
-    threading.RLock()
-)  # guards _shared and _everything; held while a file is opened, and over a fork
+class _Lease:
+    """A connection lent to a thread for the length of a ``with``.
+
+    An exception of a signal handler may come between any two bytecodes, also in here. So every step of ``_end`` may be repeated, and
+    is, at the latest when the ``with`` lets go of this object.
+    """
+
+    __slots__ = ("_connection", "_database", "_kind", "_work")
+
+    def __init__(self, database: Database, kind: Kind) -> None:
+        self._database = database
+        self._kind = kind
+        self._work: int | None = None
+        self._connection: apsw.Connection | None = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_work", None) is not None:  # it may have been interrupted in __init__
+            self._end()
+
+    def __enter__(self) -> apsw.Connection:
+        database = self._database
+        self._work = next(_works)
+        try:
+            database._begin_work(self._work)  # noqa: SLF001
+            return self._begin()
+        except (apsw.Error, OSError) as error:
+            self._end()
+            raise plain_error(database.path, error) from error
+        except BaseException:
+            self._end()
+            raise
+
+    def _begin(self) -> apsw.Connection:
+        connection = self._connection = self._database._take(self._kind)  # noqa: SLF001
+        return connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            # Forked in the middle: the parent goes on, and holds the locks that this process seems to have.
+            self._database.check_process()
+            if error is None:
+                self._commit()
+        finally:
+            self._end()
+        if isinstance(error, (apsw.Error, OSError)):
+            raise plain_error(self._database.path, error) from error
+
+    def _commit(self) -> None:
+        """Nothing is to be committed after reading."""
+
+    def _end(self) -> None:
+        if self._work is None:
+            return
+        database = self._database
+        # Whoever is interrupted after this line leaves the connection to nobody, and so it is closed.
+        connection, self._connection = self._connection, None
+        if not database.is_of_this_process:
+            if connection is not None:
+                _abandon(connection)
+            return
+        if connection is not None:
+            if connection.in_transaction:
+                with suppress(apsw.Error):  # closing it does the same
+                    connection.execute(sql.ROLLBACK)
+            database._give_back(self._kind, connection)  # noqa: SLF001
+        self._end_turn()
+        database._end_work(self._work)  # noqa: SLF001
+        self._work = None
+
+    def _end_turn(self) -> None:
+        """No turn is taken for reading."""
 
 
-@contextmanager
-def no_fork_meanwhile() -> Iterator[None]:
-    """For connections outside the pool, while a file is made: a fork waits for the end of it."""
-    with _shared_guard:
-        yield
+class _Transaction(_Lease):
+    """A write transaction for the length of a ``with``."""
+
+    __slots__ = ("_has_turn",)
+
+    def __init__(self, database: Database, kind: Kind) -> None:
+        super().__init__(database, kind)
+        self._has_turn = False
+
+    def _begin(self) -> apsw.Connection:
+        database = self._database
+        database.writers_lock.refuse_nesting()
+        self._has_turn = True  # before it is so: giving back too much does no harm
+        database.writers_lock.acquire()
+        connection = self._connection = database._take(self._kind)  # noqa: SLF001
+        connection.execute(sql.BEGIN)
+        database._check_schema(connection)  # noqa: SLF001
+        return connection
+
+    def _commit(self) -> None:
+        if self._connection is not None:
+            try:
+                self._connection.execute(sql.COMMIT)
+            except apsw.Error as error:
+                raise commit_error(self._database.path, error) from error
+
+    def _end_turn(self) -> None:
+        if self._has_turn:
+            self._database.writers_lock.release()
+            self._has_turn = False
 
 
-def shared_database(path: Path, lock_mode: int) -> Database:
-    """This process's ``Database`` for the file that is at ``path`` now; the file must exist."""
-    found = path.stat(follow_symlinks=False)
-    identity = (found.st_dev, found.st_ino)
-    with _shared_guard:
-        database = _shared.get(path)
-        if database is None or database.identity != identity:
-            database = _shared[path] = Database(path, identity, lock_mode)
-            _everything.add(database)
-        return database
-
-
-_everything: weakref.WeakSet[Database] = weakref.WeakSet()
-"""All living databases, also those whose path leads to another file by now."""
-
-_forking: list[Database] = []
-
-
-def _before_fork() -> None:
-    _shared_guard.acquire()
-    _forking[:] = list(_everything)
-    for database in _forking:
-        database.prepare_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for database in _forking:
-        database.resume_in_parent()
-    _forking.clear()
-    _shared_guard.release()
-
-
-def _after_fork_in_child() -> None:
-    global _shared_guard  # noqa: PLW0603
-    _shared_guard = threading.RLock()
-    for database in _forking:
-        database.resume_in_child()
-    _forking.clear()
-
-
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-)
+def _abandon(connection: apsw.Connection) -> None:
+    """Keep a connection that a fork copied from ever being closed: its rollback would work on the parent's ``-shm``."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -18,7 +18,7 @@ from ._rows import NewMessage, ReqidOrigin, remains_of
 if TYPE_CHECKING:
     import apsw
 
-    from ._create import Meta
+    from ._connection import Meta
 
 BACKLOG_OFFSET = 2**62
 """A backlog row's position is its row number less this: below every position that 2.0 gives."""
@@ -37,9 +37,10 @@ def move_inlet(connection: apsw.Connection, meta: Meta, system_version: str, *, 
     if not connection.execute(sql.INLET_FILLED).get:
         return 0
     connection.execute(sql.ENTER_PUSHES)
-    moved = size = last = 0
-    for last, pushed_at, category, data_type, data_version, reqid, data in list(
-        connection.execute(sql.OLDEST_IN_INLET, (STEP_ROWS,))
+    moved = buried = size = last = 0
+    # Row by row: two hundred of the largest would not fit into memory.
+    for last, pushed_at, category, data_type, data_version, reqid, data in connection.execute(
+        sql.OLDEST_IN_INLET, (STEP_ROWS,)
     ):
         if last <= meta.inlet_boundary:
             position, version = last - BACKLOG_OFFSET, meta.inlet_system_version
@@ -51,17 +52,18 @@ def move_inlet(connection: apsw.Connection, meta: Meta, system_version: str, *, 
         message = _message(row, data)
         if isinstance(message, NewMessage):
             connection.execute(sql.INSERT_MESSAGE, (position, *message.columns()))
-            connection.execute(sql.COUNT_INLET_MOVED, (1,))
         else:
             remains = remains_of((*row, data))
             death = (now_ms, f"a 1.x message that cannot be sent: {message}", None, None, "")
             connection.execute(sql.INSERT_DEAD, (position, *remains.columns(), *death))
             connection.execute(sql.COUNT_INLET_BURIED, (len(remains.data),))
+            buried += 1
         moved += 1
         size += len(data or b"")
         if size >= STEP_BYTES:
             break
     connection.execute(sql.DELETE_FROM_INLET, (last,))
+    connection.execute(sql.COUNT_INLET_MOVED, (moved - buried,))
     return moved
 
 

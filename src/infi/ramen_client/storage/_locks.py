@@ -16,12 +16,19 @@ import fcntl
 import os
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from infi.ramen_client.errors import QueueBusy
+
+from ._files import open_lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from ._files import Access
 
 PATIENCE_SECONDS = 2.0
 """How long a writer waits for its turn before it relies on SQLite's busy time-out alone."""
@@ -30,76 +37,102 @@ _LOCK_RETRY_SECONDS = 0.0001
 """A push holds the lock for some 0.1 to 1 ms, so a waiter that looks this often gets in soon after its end."""
 
 
-def open_lock_file(path: Path, mode: int) -> int:
-    """Open (creating if needed) a lock file; never through a symbolic link."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-
-
 class WritersLock:
-    """The writers' queue, within this process by a thread lock and among processes by ``flock``."""
+    """The writers' queue, within this process by a thread lock and among processes by ``flock``.
 
-    def __init__(self, path: Path, mode: int) -> None:
+    An exception of a signal handler may come between any two bytecodes, so ``release`` may be called in doubt and again.
+    """
+
+    def __init__(self, path: Path, access: Access) -> None:
         self._path = path
-        self._mode = mode
-        self._threads = threading.Lock()  # guards _descriptor, and gives this process's threads their turns
+        self._access = access
+        # Guards _descriptor, and gives this process's threads their turns. Reentrant only to know whose it is.
+        self._threads = threading.RLock()
         self._descriptor: int | None = None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread has the turn."""
+        mine: bool = self._threads._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001
+        return mine
+
+    def refuse_nesting(self) -> None:
+        """Raise ``QueueBusy`` when this very thread has the turn (a signal handler in a push): it would wait for itself."""
+        if self.is_mine:
+            raise QueueBusy(
+                f"{self._path.stem}: this thread is in the middle of another operation on the queue, which a signal handler "
+                "interrupted; nothing was stored. Push from a thread, or later."
+            )
+
+    def acquire(self) -> None:
+        """Wait for the turn; after ``PATIENCE_SECONDS`` go on without it. Call ``refuse_nesting`` before."""
+        if not self._threads.acquire(timeout=PATIENCE_SECONDS):
+            return
+        if self._descriptor is None:
+            self._descriptor = open_lock_file(self._path, self._access)
+        _wait_for_flock(self._descriptor)
+
+    def release(self) -> None:
+        """Give the turn to the next; harmless for who has it not."""
+        if self.is_mine:
+            try:
+                if self._descriptor is not None:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            finally:
+                self._threads.release()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold the lock, or, after ``PATIENCE_SECONDS``, go on without it."""
-        if not self._threads.acquire(timeout=PATIENCE_SECONDS):
-            yield
-            return
+        """Hold the lock, or go on without it, as ``acquire`` says."""
+        self.refuse_nesting()
         try:
-            if self._descriptor is None:
-                self._descriptor = open_lock_file(self._path, self._mode)
-            held = self._wait(self._descriptor)
-            try:
-                yield
-            finally:
-                if held:
-                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self.acquire()
+            yield
         finally:
-            self._threads.release()
-
-    def _wait(self, descriptor: int) -> bool:
-        deadline: float | None = None
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                now = time.monotonic()
-                if deadline is None:
-                    deadline = now + PATIENCE_SECONDS
-                elif now > deadline:
-                    return False
-                time.sleep(_LOCK_RETRY_SECONDS)
-            else:
-                return True
+            self.release()
 
     def close(self) -> None:
-        """Close the descriptor; nobody may be inside ``turn``. The next turn opens it again."""
+        """Close the descriptor; nobody may have the turn. The next turn opens it again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def reset_in_child(self) -> None:
         """In a forked child: the parent's thread lock may have been held by a thread that is not here."""
-        self._threads = threading.Lock()
+        self._threads = threading.RLock()
 
 
-_held: dict[tuple[int, int], ReaderLock] = {}
-_held_guard = threading.Lock()  # guards _held, and every open and close of a reader lock's file
+def _wait_for_flock(descriptor: int) -> None:
+    deadline: float | None = None
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            now = time.monotonic()
+            if deadline is None:
+                deadline = now + PATIENCE_SECONDS
+            elif now > deadline:
+                return
+            time.sleep(_LOCK_RETRY_SECONDS)
+        else:
+            return
+
+
+_held: weakref.WeakValueDictionary[tuple[int, int], ReaderLock] = weakref.WeakValueDictionary()
+_held_guard = threading.RLock()  # guards _held, and every open and close of a reader lock's file
 
 
 class ReaderLock:
-    """The right to be a queue's active reader."""
+    """The right to be a queue's active reader; given back at the latest when nobody holds this object any more."""
 
-    def __init__(self, path: Path, mode: int) -> None:
+    def __init__(self, path: Path, access: Access) -> None:
         self._path = path
-        self._mode = mode
+        self._access = access
         self._descriptor: int | None = None
         self._key: tuple[int, int] | None = None
+
+    def __del__(self) -> None:
+        self.release()
 
     def acquire(self) -> bool:
         """Take the lock if nobody has it; never waits."""
@@ -112,12 +145,15 @@ class ReaderLock:
             else:
                 if (found.st_dev, found.st_ino) in _held:
                     return False
-            descriptor = open_lock_file(self._path, self._mode)
+            descriptor = open_lock_file(self._path, self._access)
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 os.close(descriptor)
                 return False
+            except OSError:
+                os.close(descriptor)
+                raise
             opened = os.fstat(descriptor)
             self._descriptor, self._key = descriptor, (opened.st_dev, opened.st_ino)
             _held[self._key] = self
@@ -128,7 +164,7 @@ class ReaderLock:
         with _held_guard:
             if self._descriptor is None or self._key is None:
                 return
-            del _held[self._key]
+            _held.pop(self._key, None)
             os.close(self._descriptor)
             self._descriptor = self._key = None
 
@@ -136,8 +172,8 @@ class ReaderLock:
 def _forget_in_child() -> None:
     """A child of fork holds no record lock; closing the inherited descriptors leaves the parent's locks alone."""
     global _held_guard  # noqa: PLW0603
-    _held_guard = threading.Lock()
-    for lock in _held.values():
+    _held_guard = threading.RLock()
+    for lock in list(_held.values()):
         if lock._descriptor is not None:  # noqa: SLF001
             os.close(lock._descriptor)  # noqa: SLF001
             lock._descriptor = lock._key = None  # noqa: SLF001

@@ -62,7 +62,7 @@ class NewMessage:
         version_kind = "i" if isinstance(self.data_version, int) else "t"
         head = (
             f"{self.category}\x1f{self.data_type}\x1f{version_kind}{self.data_version}\x1f{self.system_version}\x1f"
-            f"{self.reqid_origin}\x1f{self.pushed_at_ms}\x1f{self.plain_length}\x1f{self.plain_crc32}\x1f{self.reqid}"
+            f"{self.reqid_origin:d}\x1f{self.pushed_at_ms}\x1f{self.plain_length}\x1f{self.plain_crc32}\x1f{self.reqid}"
         )
         return crc32(self.data, crc32(head.encode()))
 
@@ -163,6 +163,14 @@ def remains_of(row: tuple[Any, ...]) -> StoredMessage:
         data if isinstance(data, bytes) else b"",
         position,
     )
+
+
+def dead_letter_of(row: tuple[Any, ...]) -> DeadLetter:
+    """Build a dead letter from a row as the statements read it: that of its message, when it died, and its death."""
+    *columns, died_at, reason, status, code, details = row
+    message = message_of(tuple(columns)) or remains_of(tuple(columns))
+    death = Death(_text(reason), _text(details), status, None if code is None else _text(code))
+    return DeadLetter(message, died_at, death)
 
 
 def _text(value: object) -> str:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from ._rows import Settlement, StoredMessage
 
-_DISCARD_STEP_ROWS = 20
+_DISCARD_MOST_BYTES = 64 * 1024 * 1024
+"""As large as the largest message by default, so that dead letters cannot come faster than they go."""
 
 
 def settle(connection: apsw.Connection, settlements: Iterable[Settlement], *, now_ms: int) -> None:
@@ -64,8 +65,8 @@ def settle(connection: apsw.Connection, settlements: Iterable[Settlement], *, no
 
 def bury_damaged(connection: apsw.Connection, remains: Iterable[StoredMessage], *, now_ms: int) -> None:
     """Make dead letters of rows that failed their checksum, by their position alone: nothing else in them can be trusted."""
-    connection.execute(sql.ENTER_PUSHES)
     for message in remains:
+        connection.execute(sql.ENTER_PUSHES)
         connection.execute(sql.DELETE_DAMAGED, (message.position,))
         connection.execute(
             sql.INSERT_DEAD,
@@ -82,26 +83,35 @@ def bury_damaged(connection: apsw.Connection, remains: Iterable[StoredMessage], 
         connection.execute(sql.COUNT_SETTLED, (1, 0, 0, 0, 0, 1, len(message.data)))
 
 
-def discard_surplus_dead(connection: apsw.Connection, *, share_bytes: int) -> int:
-    """Throw the oldest dead letters away while all of them take more than their share.
+def dead_letters_share(limit_bytes: int) -> int:
+    """How much of a queue's size limit dead letters may take."""
+    return limit_bytes // 10
 
-    The newest stays, and those stay that may yet go back (``unexplained``).
+
+def discard_surplus_dead(connection: apsw.Connection, *, share_bytes: int) -> None:
+    """Throw the oldest dead letters away while all take more than their share.
+
+    The newest stays, and those that may yet go back (``unexplained``). After ``_DISCARD_MOST_BYTES`` the rest is left for the
+    next time.
     """
     discarded = 0
-    dead, dead_bytes = next(connection.execute(sql.DEAD_BYTES))
-    while dead_bytes > share_bytes and dead > 1:
-        oldest = list(connection.execute(sql.OLDEST_DEAD, (min(_DISCARD_STEP_ROWS, dead - 1),)))
-        if not oldest:
+    while discarded < _DISCARD_MOST_BYTES:
+        size = discard_oldest_dead(connection, share_bytes=share_bytes, but_the_newest=True)
+        if not size:
             break
-        for position, size in oldest:
-            if dead_bytes <= share_bytes:
-                break
-            connection.execute(sql.DELETE_DEAD, (position,))
-            connection.execute(sql.COUNT_DEAD_DISCARDED, (1, size))
-            dead -= 1
-            dead_bytes -= size
-            discarded += 1
-    return discarded
+        discarded += size
+
+
+def discard_oldest_dead(connection: apsw.Connection, *, share_bytes: int, but_the_newest: bool) -> int:
+    """Throw one dead letter away if all take more than their share; return its bytes (an empty one's as 1), 0: none went."""
+    if connection.execute(sql.DEAD_BYTES).get <= share_bytes:
+        return 0
+    oldest = sql.OLDEST_DEAD_BUT_ONE if but_the_newest else sql.OLDEST_DEAD
+    for position, size in connection.execute(oldest):
+        connection.execute(sql.DELETE_DEAD, (position,))
+        connection.execute(sql.COUNT_DEAD_DISCARDED, (1, size))
+        return max(1, int(size))
+    return 0
 
 
 def discard_all_dead(connection: apsw.Connection) -> int:

@@ -9,12 +9,15 @@ SCHEMA: Final = files(__package__).joinpath("schema.sql").read_text(encoding="ut
 
 _IDENTITY: Final = "category, data_type, data_version, system_version, reqid, reqid_origin, pushed_at, plain_length, plain_crc32, row_crc32"
 
-# A flipped bit must not make a row unreadable: text comes as bytes, which ``_rows`` decodes and checks.
+# A flipped bit must not make a row unreadable, whatever type it gives a value: text comes as bytes, which ``_rows`` decodes and
+# checks, and the rest as what it should be.
 _READ_IDENTITY: Final = (
     "CAST(category AS BLOB), CAST(data_type AS BLOB), "
     "CASE typeof(data_version) WHEN 'integer' THEN data_version ELSE CAST(data_version AS BLOB) END, "
-    "CAST(system_version AS BLOB), CAST(reqid AS BLOB), reqid_origin, pushed_at, plain_length, plain_crc32, row_crc32"
+    "CAST(system_version AS BLOB), CAST(reqid AS BLOB), CAST(reqid_origin AS INTEGER), CAST(pushed_at AS INTEGER), "
+    "CAST(plain_length AS INTEGER), CAST(plain_crc32 AS INTEGER), CAST(row_crc32 AS INTEGER)"
 )
+_READ_DATA: Final = "CAST(data AS BLOB)"
 
 BEGIN: Final = "BEGIN IMMEDIATE"
 COMMIT: Final = "COMMIT"
@@ -22,6 +25,7 @@ ROLLBACK: Final = "ROLLBACK"
 PAGE_COUNT: Final = "PRAGMA page_count"
 FREELIST_COUNT: Final = "PRAGMA freelist_count"
 DATA_VERSION: Final = "PRAGMA data_version"
+SCHEMA_VERSION: Final = "PRAGMA schema_version"
 VACUUM_STEP: Final = "PRAGMA incremental_vacuum(256)"
 BEGIN_READING: Final = "BEGIN"
 INTEGRITY: Final = "PRAGMA integrity_check(10)"
@@ -29,7 +33,11 @@ INTEGRITY: Final = "PRAGMA integrity_check(10)"
 # Opening, making, taking over
 APPLICATION_ID: Final = 0x52414D4E
 FORMAT: Final = 2
-OUR_TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('queue', 'meta')"
+SCHEMA_SIZE: Final = "SELECT count(*) FROM sqlite_schema"
+INLET_COLUMNS: Final = "SELECT group_concat(name ORDER BY cid) FROM pragma_table_info('queue')"
+COLUMNS_OF_1X: Final = "id,ts,category,data_type,data_version,reqid,data"
+READ_QUEUE_ID: Final = "SELECT queue_id FROM meta WHERE id = 1"
+VACUUM: Final = "VACUUM"
 READ_META: Final = "SELECT min_reader, min_writer, queue_id, inlet_boundary, inlet_system_version, empty_pages FROM meta WHERE id = 1"
 INSERT_META: Final = (
     "INSERT INTO meta (id, min_reader, min_writer, queue_id, sender, system_serial, created_at, created_by, "
@@ -41,7 +49,6 @@ INLET_UNCOUNTED: Final = "SELECT inlet_base IS NULL FROM book WHERE id = 1"
 COUNT_INLET: Final = "SELECT (SELECT count(*) FROM queue) - inlet_in + inlet_out FROM book WHERE id = 1"
 SET_INLET_BASE: Final = "UPDATE book SET inlet_base = ? WHERE id = 1 AND inlet_base IS NULL"
 INSERT_READER: Final = "INSERT INTO reader (id, failures) VALUES (1, 0)"
-INLET_LAST_ROW: Final = "SELECT coalesce(max(id), 0) FROM queue"
 SEED_INLET_SEQUENCE: Final = "INSERT INTO sqlite_sequence (name, seq) VALUES ('queue', ?)"
 
 # Pushing and trimming
@@ -55,14 +62,14 @@ INSERT_MESSAGE: Final = (
     f"INSERT INTO message (position, {_IDENTITY}, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 )
 OLDEST_TO_TRIM: Final = (
-    "SELECT position, length(data) FROM message "
+    "SELECT position, octet_length(data) FROM message "
     "WHERE position < ? AND position NOT IN (SELECT position FROM flight) ORDER BY position LIMIT ?"
 )
 TRIM_UP_TO: Final = (
     "DELETE FROM message WHERE position <= ? AND position NOT IN (SELECT position FROM flight)"
 )
 COUNT_TRIMMED: Final = "UPDATE book SET trimmed = trimmed + ?1, waiting = waiting - ?1 WHERE id = 1"
-OLDEST_INLET_TO_TRIM: Final = "SELECT id, length(data) FROM queue WHERE id <= ? ORDER BY id LIMIT ?"
+OLDEST_INLET_TO_TRIM: Final = "SELECT id, octet_length(data) FROM queue WHERE id <= ? ORDER BY id LIMIT ?"
 TRIM_INLET_UP_TO: Final = "DELETE FROM queue WHERE id <= ?"
 COUNT_INLET_TRIMMED: Final = (
     "UPDATE book SET trimmed = trimmed + ?1, inlet_moved = inlet_moved + ?1 WHERE id = 1"
@@ -78,7 +85,7 @@ READ_BOOK: Final = (
 WAITING: Final = f"SELECT waiting + {_HEAD} - last_position + {_INLET} FROM book WHERE id = 1"  # noqa: S608
 COUNT_ROWS: Final = (
     "SELECT (SELECT count(*) FROM message), (SELECT count(*) FROM queue), (SELECT count(*) FROM dead_letter), "
-    "(SELECT coalesce(sum(length(data)), 0) FROM dead_letter)"
+    "(SELECT coalesce(sum(octet_length(data)), 0) FROM dead_letter)"
 )
 ANY_UP_TO: Final = "SELECT EXISTS (SELECT 1 FROM message WHERE position <= ?1) OR EXISTS (SELECT 1 FROM queue WHERE id <= ?2)"
 INLET_LAST_ID: Final = "SELECT coalesce(max(id), 0) FROM queue"
@@ -100,8 +107,9 @@ NEXT_POSITION: Final = (
 )
 
 # Reading
+ANY_WAITING: Final = "SELECT EXISTS (SELECT 1 FROM message) OR EXISTS (SELECT 1 FROM queue)"
 CLAIM: Final = (
-    f"SELECT position, {_READ_IDENTITY}, data FROM message "  # noqa: S608
+    f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM message "  # noqa: S608
     "WHERE position NOT IN (SELECT position FROM flight) ORDER BY position LIMIT ?"
 )
 INSERT_FLIGHT: Final = "INSERT INTO flight (position, sent_v1) VALUES (?, 1)"
@@ -125,20 +133,25 @@ INSERT_DEAD: Final = (
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 OLDEST_DEAD: Final = (
-    "SELECT position, length(data) FROM dead_letter WHERE position NOT IN (SELECT position FROM unexplained) "
-    "ORDER BY position LIMIT ?"
+    "SELECT position, octet_length(data) FROM dead_letter WHERE position NOT IN (SELECT position FROM unexplained) "
+    "ORDER BY position LIMIT 1"
+)
+OLDEST_DEAD_BUT_ONE: Final = (
+    "SELECT position, octet_length(data) FROM dead_letter WHERE position NOT IN (SELECT position FROM unexplained) "
+    "AND position < (SELECT max(position) FROM dead_letter) ORDER BY position LIMIT 1"
 )
 DELETE_DEAD: Final = "DELETE FROM dead_letter WHERE position = ?"
-DEAD_BYTES: Final = "SELECT dead, dead_bytes FROM book WHERE id = 1"
+DEAD_BYTES: Final = "SELECT dead_bytes FROM book WHERE id = 1"
 COUNT_DEAD_DISCARDED: Final = "UPDATE book SET dead = dead - ?1, dead_discarded = dead_discarded + ?1, dead_bytes = dead_bytes - ?2 WHERE id = 1"
 LIST_DEAD: Final = (
-    f"SELECT position, {_READ_IDENTITY}, data, {_DEATH} FROM dead_letter ORDER BY position LIMIT ?"  # noqa: S608
+    f"SELECT position, {_READ_IDENTITY}, {_READ_DATA}, CAST(died_at AS INTEGER), CAST(reason AS BLOB), "  # noqa: S608
+    "CAST(status AS INTEGER), CAST(code AS BLOB), CAST(details AS BLOB) FROM dead_letter ORDER BY position LIMIT ?"
 )
 RAISE_DEAD: Final = (
     f"INSERT INTO message (position, {_IDENTITY}, retried_at, data) "  # noqa: S608
     f"SELECT position, {_IDENTITY}, ?, data FROM dead_letter WHERE position = ? AND plain_length >= 0"
 )
-DEAD_LENGTH: Final = "SELECT length(data) FROM dead_letter WHERE position = ?"
+DEAD_LENGTH: Final = "SELECT octet_length(data) FROM dead_letter WHERE position = ?"
 COUNT_DEAD_RAISED: Final = "UPDATE book SET dead = dead - 1, dead_bytes = dead_bytes - ?1, waiting = waiting + 1, returned = returned + 1 WHERE id = 1"
 DELETE_ALL_DEAD: Final = "DELETE FROM dead_letter"
 COUNT_ALL_DEAD_DISCARDED: Final = (
@@ -147,6 +160,7 @@ COUNT_ALL_DEAD_DISCARDED: Final = (
 NOTE_UNEXPLAINED: Final = "INSERT OR IGNORE INTO unexplained (position, origin) VALUES (?, ?)"
 READ_UNEXPLAINED: Final = "SELECT position FROM unexplained WHERE origin = ? ORDER BY position"
 CLEAR_UNEXPLAINED: Final = "DELETE FROM unexplained"
+END_UNEXPLAINED: Final = "DELETE FROM unexplained WHERE origin = ?"
 FORGET_UNEXPLAINED: Final = "DELETE FROM unexplained WHERE position = ?"
 
 # Rules

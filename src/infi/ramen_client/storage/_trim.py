@@ -1,8 +1,10 @@
 """The size limit: oldest messages out, in small steps inside the pushes that need it.
 
-The size is that of the live pages, less those that an empty queue takes. The newest message stays whatever its size, messages
-in flight stay, and no push pays for more than its share: a step removes at most ``STEP_ROWS`` rows and about ``STEP_BYTES``,
-and a push takes as many steps as its own size asks for, then leaves the rest to the next one.
+The size is that of the live pages, less those that an empty queue takes. Dead letters beyond their own share go first. The newest
+message stays whatever its size, messages in flight stay, and no push pays for more than its share: a step removes at most
+``STEP_ROWS`` rows and about ``STEP_BYTES``, and a push takes as many steps as its own size asks for, then leaves the rest to the
+next one. So a queue is above its limit by no more than what is in flight, the newest message, and the dead letters that may yet
+go back; but for a while when the limit was lowered.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import _statements as sql
+from ._settle import dead_letters_share, discard_oldest_dead
 
 if TYPE_CHECKING:
     import apsw
@@ -20,6 +23,8 @@ STEP_ROWS = 100
 STEP_BYTES = 64 * 1024
 """Rows of 200 KB in steps of 100 would take the p99 of a push from 5 to 17 ms (measured)."""
 
+_FIRST_OF_2X = 0
+"""The backlog of a 1.x file has positions below it, once it was moved."""
 
 _EVERY_ROW = 2**63 - 1
 
@@ -48,16 +53,22 @@ def trim(
 
     ``newest`` is the position that stays, ``pushed_bytes`` what this transaction has added.
     """
+    # The free pages need not be looked at while the whole file is within the limit.
+    if connection.execute(sql.PAGE_COUNT).get <= empty_pages + limit_bytes // 4096:
+        return 0
     removed = removed_bytes = 0
-    while live_bytes(connection, empty_pages) > limit_bytes:
-        rows, size = _step(connection, newest, inlet_boundary)
-        if not rows:
-            break
-        removed += rows
+    # Pages are given back when every row on them has gone, so a push must be free to remove twice what it added.
+    most_bytes = 2 * pushed_bytes + STEP_BYTES
+    while removed_bytes < most_bytes and live_bytes(connection, empty_pages) > limit_bytes:
+        size = discard_oldest_dead(
+            connection, share_bytes=dead_letters_share(limit_bytes), but_the_newest=False
+        )
+        if not size:
+            rows, size = _step(connection, newest, inlet_boundary)
+            if not rows:
+                break
+            removed += rows
         removed_bytes += size
-        # Pages are given back when every row on them has gone, so a push must be free to remove twice what it added.
-        if removed_bytes >= 2 * pushed_bytes + STEP_BYTES:
-            break
     return removed
 
 
@@ -66,6 +77,7 @@ def _step(connection: apsw.Connection, newest: int, inlet_boundary: int) -> tupl
     connection.execute(sql.ENTER_PUSHES)
     oldest: list[tuple[int, int]] = []
     for select, bound, delete, count in (  # noqa: B007 - the ones of the first that finds something are used below
+        (sql.OLDEST_TO_TRIM, min(_FIRST_OF_2X, newest), sql.TRIM_UP_TO, sql.COUNT_TRIMMED),
         (sql.OLDEST_INLET_TO_TRIM, inlet_boundary, sql.TRIM_INLET_UP_TO, sql.COUNT_INLET_TRIMMED),
         (sql.OLDEST_TO_TRIM, newest, sql.TRIM_UP_TO, sql.COUNT_TRIMMED),
         # Nothing else is left: what a 1.x writer pushes while no reader moves it.

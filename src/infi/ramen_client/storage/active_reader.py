@@ -3,8 +3,8 @@
 Invariants:
 
 - There is at most one ``ActiveReader`` for a queue on the host (``ReaderLock``), and it lives for one ``run`` or ``consume_one``.
-- What it has claimed and not settled is in ``flight``, so that no writer trims it; leases that a dead reader left are voided
-  before the first claim.
+- What it has claimed and not settled is in ``flight``, so that no writer trims it. A claim gives back what an earlier one took and
+  nobody settled (a dead reader's, or one's whose step ended in an error), so that no message can be left behind.
 - Its commits are not synced: an acknowledgement lost in a power cut means a re-send under the same reqid.
 - Nothing is written while there is nothing to do: an idle queue costs no write at all.
 - No transaction stays open between calls, so the WAL can always be checkpointed while a POST is under way.
@@ -21,10 +21,11 @@ from infi.ramen_client.errors import QueueError
 
 from . import _statements as sql
 from ._database import Kind
+from ._errors import plain_errors
 from ._inlet import move_inlet
 from ._locks import ReaderLock
 from ._rows import Fate, Settlement, StoredMessage, message_of, remains_of
-from ._settle import bury_damaged, discard_surplus_dead, raise_dead, settle
+from ._settle import bury_damaged, dead_letters_share, discard_surplus_dead, raise_dead, settle
 from .queue import now_ms
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ CHECKPOINT_FRAMES = 1000
 
 SUSPECT_AFTER = 5
 """Rejections without a protocol body in a row that make a server suspect (protocol section 1)."""
-
-_DEAD_LETTERS_SHARE = 10
-"""Dead letters may take a tenth of the queue's size limit."""
 
 _CLAIM_SHARE = 8
 """A claim takes at most an eighth of the size limit, so that trimming finds something that is not in flight."""
@@ -79,7 +77,7 @@ class ActiveReader:
         self._database = queue.database
         self._lock = lock
         self._begun = False
-        self._unexplained: int | None = None
+        self._may_be_unexplained = True  # rejections on record; not known yet
         self._failing = True  # what the reader row says is not known yet
         self._success_noted_ms = 0
         self._tidied = False
@@ -90,8 +88,9 @@ class ActiveReader:
         """Become the active reader, or None when there is one already; never waits."""
         path = queue.path
         queue.database.check_in_place()
-        lock = ReaderLock(path.with_name(path.name + ".reader"), queue.place.file_mode)
-        return cls(queue, lock) if lock.acquire() else None
+        lock = ReaderLock(path.with_name(path.name + ".reader"), queue.database.access)
+        with plain_errors(path):
+            return cls(queue, lock) if lock.acquire() else None
 
     def close(self) -> None:
         """Give back what was claimed and stand down."""
@@ -129,30 +128,43 @@ class ActiveReader:
     # Messages
 
     def claim(self, max_messages: int, max_bytes: int) -> list[StoredMessage]:
-        """Take the oldest messages that are not in flight, in order; at least one if there is any.
+        """Take the oldest messages, in order; at least one if there is any. Nothing of an earlier claim is held any more.
 
         ``max_bytes`` counts payloads as stored. Damaged messages on the way become dead letters.
         """
         most_bytes = min(max_bytes, self._queue.max_bytes // _CLAIM_SHARE)
-        while self._queue.size():
+        while self._anything_waits():
             with self._database.transaction(Kind.NORMAL) as connection:
                 self._begin(connection)
+                connection.execute(sql.VOID_LEASES)
                 now = now_ms()
-                move_inlet(connection, self._queue.meta, self._queue.place.system_version, now_ms=now)
+                moved = move_inlet(connection, self._queue.meta, self._queue.place.system_version, now_ms=now)
                 claimed, damaged = _claim(connection, max_messages, most_bytes)
-                if damaged:
-                    bury_damaged(connection, damaged, now_ms=now)
+                bury_damaged(connection, damaged, now_ms=now)
+                if moved or damaged:
                     self._keep_dead_share(connection)
             if claimed:
                 self._tidied = False
                 return claimed
-            if not damaged:
+            if not moved and not damaged:
                 break
         return []
 
+    def give_back(self) -> None:
+        """Hold nothing any more: what was claimed and not settled may be trimmed, and is claimed again. Never raises.
+
+        Also the next ``claim`` does it; this is for who will not claim for a while.
+        """
+        with suppress(QueueError), self._database.transaction(Kind.NORMAL) as connection:
+            connection.execute(sql.VOID_LEASES)
+
+    def _anything_waits(self) -> bool:
+        # Not by the books: where they were damaged, the messages are still to be delivered.
+        with self._database.connection(Kind.NORMAL) as connection:
+            return bool(connection.execute(sql.ANY_WAITING).get)
+
     def _begin(self, connection: apsw.Connection) -> None:
         if not self._begun:
-            connection.execute(sql.VOID_LEASES)
             connection.execute(sql.READER_STARTED, (os.getpid(), now_ms()))
             self._begun = True
 
@@ -172,7 +184,9 @@ class ActiveReader:
                 connection.execute(sql.HIT_RULE, (hits, rule_id))
             if heard:
                 self._note_success(connection, now)
-        self._checkpoint_if_due()
+        if heard:
+            self._may_be_unexplained = self._failing = False
+        self._database.checkpoint_above(CHECKPOINT_FRAMES)
 
     def reject_unexplained(self, settlement: Settlement, origin: str) -> bool:
         """Make a message a dead letter whose rejection had no protocol body.
@@ -191,20 +205,19 @@ class ActiveReader:
             if suspect:
                 for position in run:
                     raise_dead(connection, position, now_ms=now)
+                connection.execute(sql.END_UNEXPLAINED, (origin,))
                 connection.execute(sql.VOID_LEASES)
-        self._unexplained = 0 if suspect else len(run)
+        self._may_be_unexplained = True
         return suspect
 
     def _keep_dead_share(self, connection: apsw.Connection) -> None:
-        discard_surplus_dead(connection, share_bytes=self._queue.max_bytes // _DEAD_LETTERS_SHARE)
+        discard_surplus_dead(connection, share_bytes=dead_letters_share(self._queue.max_bytes))
 
     def _note_success(self, connection: apsw.Connection, now: int) -> None:
-        if self._unexplained != 0:
+        if self._may_be_unexplained:
             connection.execute(sql.CLEAR_UNEXPLAINED)
-            self._unexplained = 0
-        if self._failing or now - self._success_noted_ms >= _SUCCESS_EVERY_MS:
+        if self._failing or not 0 <= now - self._success_noted_ms < _SUCCESS_EVERY_MS:
             connection.execute(sql.READER_SUCCEEDED, (now,))
-            self._failing = False
             self._success_noted_ms = now
 
     def note_failure(self, note: FailureNote, origin: str, facts: ServerFacts) -> None:
@@ -214,7 +227,7 @@ class ActiveReader:
             connection.execute(sql.READER_FAILED, (now_ms(), note.text, note.status, note.retry_at_ms))
             _save_server(connection, origin, facts)
         self._failing = True
-        self._checkpoint_if_due()
+        self._database.checkpoint_above(CHECKPOINT_FRAMES)
 
     # The server
 
@@ -232,10 +245,6 @@ class ActiveReader:
 
     # Upkeep
 
-    def _checkpoint_if_due(self) -> None:
-        if self._database.wal_frames > CHECKPOINT_FRAMES:
-            self._database.checkpoint()
-
     def tidy(self) -> bool:
         """Give a step of the drained queue's space back to the disk; True when there is more to do.
 
@@ -250,9 +259,12 @@ class ActiveReader:
                 # One page a step of the statement: it must be stepped to its end.
                 for _ in connection.execute(sql.VACUUM_STEP):
                     pass
+                left = connection.execute(sql.FREELIST_COUNT).get
             self._vacuumed = True
-            self._checkpoint_if_due()
-            return True
+            self._database.checkpoint_above(CHECKPOINT_FRAMES)
+            # Some old file has no auto-vacuum: its space is used again, but cannot be given back.
+            if left < free:
+                return True
         if self._vacuumed:
             self._database.checkpoint()  # only this shortens the file
             self._vacuumed = False

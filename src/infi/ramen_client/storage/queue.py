@@ -21,14 +21,24 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from infi.ramen_client.errors import QueueClosed
+from infi.ramen_client.errors import DurabilityError, QueueClosed
 
 from . import _statements as sql
 from ._create import open_database
 from ._database import Kind
+from ._errors import UncertainCommit
 from ._inlet import move_inlet
-from ._rows import DeadLetter, Death, Fate, NewMessage, Settlement, StoredMessage, message_of, remains_of
-from ._settle import discard_all_dead, raise_dead, settle
+from ._rows import (
+    DeadLetter,
+    Fate,
+    NewMessage,
+    Settlement,
+    StoredMessage,
+    dead_letter_of,
+    message_of,
+    remains_of,
+)
+from ._settle import bury_damaged, discard_all_dead, raise_dead, settle
 from ._trim import live_bytes, trim
 from .books import Books
 
@@ -38,7 +48,8 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from ._create import Meta, Place
+    from ._connection import Meta
+    from ._create import Place
     from ._database import Database
 
 logger = logging.getLogger("ramen_client")
@@ -105,9 +116,25 @@ class Queue:
         self._database = None
 
     def push(self, messages: Sequence[NewMessage]) -> None:
-        """Store messages in one transaction: all of them or none, in their order."""
+        """Store messages in one transaction: all of them or none, in their order.
+
+        ``DurabilityError``, with the first one's reqid, when the disk did not confirm the commit: they may be found stored later.
+        """
         database = self.database
         database.check_in_place()
+        try:
+            trimmed = self._store(database, messages)
+        except UncertainCommit as error:
+            raise DurabilityError(
+                f"{error} Pushing again with the same reqid is safe.", messages[0].reqid
+            ) from error
+        database.wake_readers()
+        if trimmed:
+            self._say_trimmed(trimmed)
+        database.checkpoint_above(_WRITER_CHECKPOINT_FRAMES)
+
+    def _store(self, database: Database, messages: Sequence[NewMessage]) -> int:
+        """Insert and trim; return how many messages were trimmed."""
         with database.transaction(self._kind) as connection:
             position = connection.execute(sql.HEAD).get
             size = 0
@@ -115,7 +142,7 @@ class Queue:
                 position += 1
                 size += len(message.data)
                 connection.execute(sql.INSERT_MESSAGE, (position, *message.columns()))
-            trimmed = trim(
+            return trim(
                 connection,
                 limit_bytes=self._max_bytes,
                 empty_pages=self._meta.empty_pages,
@@ -123,11 +150,6 @@ class Queue:
                 pushed_bytes=size,
                 inlet_boundary=self._meta.inlet_boundary,
             )
-        database.wake_readers()
-        if trimmed:
-            self._say_trimmed(trimmed)
-        if database.wal_frames > _WRITER_CHECKPOINT_FRAMES:
-            database.checkpoint()
 
     def _say_trimmed(self, count: int) -> None:
         self._trimmed_unsaid += count
@@ -208,27 +230,30 @@ class Queue:
             return message
 
     def _first(self, connection: apsw.Connection) -> StoredMessage | None:
-        move_inlet(connection, self._meta, self._place.system_version, now_ms=now_ms())
-        for row in connection.execute(sql.CLAIM, (1,)):
-            return message_of(row) or remains_of(row)
-        return None
+        now = now_ms()
+        while True:
+            moved = move_inlet(connection, self._meta, self._place.system_version, now_ms=now)
+            damaged = None
+            for row in connection.execute(sql.CLAIM, (1,)):
+                message = message_of(row)
+                if message is not None:
+                    return message
+                damaged = remains_of(row)
+            if damaged is not None:
+                bury_damaged(connection, [damaged], now_ms=now)
+            elif not moved:
+                return None
 
     def dead_letters(self, limit: int = 1000) -> list[DeadLetter]:
         """The dead letters, oldest position first, at most ``limit``."""
         with self.database.connection(Kind.NORMAL) as connection:
-            rows = list(connection.execute(sql.LIST_DEAD, (limit,)))
-        return [
-            DeadLetter(
-                message_of(row[:12]) or remains_of(row[:12]), died_at, Death(reason, details, status, code)
-            )
-            for row in rows
-            for died_at, reason, status, code, details in (row[12:],)
-        ]
+            return [dead_letter_of(row) for row in connection.execute(sql.LIST_DEAD, (limit,))]
 
     def retry_dead_letters(self, positions: Iterable[int]) -> int:
         """Bring dead letters back to their old places in the queue; return how many there were that could be sent."""
+        wanted = list(positions)
         with self.database.transaction(self._kind) as connection:
-            raised = sum(raise_dead(connection, position, now_ms=now_ms()) for position in positions)
+            raised = sum(raise_dead(connection, position, now_ms=now_ms()) for position in wanted)
         self.database.wake_readers()
         return raised
 

@@ -1,0 +1,90 @@
+"""What SQLite and the operating system report, in the words of ``errors``.
+
+Which of SQLite's errors leaves what behind, in WAL mode:
+
+- Before ``COMMIT``, whatever the error is: nothing. Frames that were spilled to the WAL have no commit mark and are overwritten.
+- ``COMMIT`` with "full" (``ENOSPC``): nothing. The frame with the commit mark was not written whole, so its checksum is wrong.
+- ``COMMIT`` with an I/O error: unknown. SQLite writes the frames, syncs the WAL, and only then makes them visible in the
+  ``-shm``. When the sync fails (or the ``-shm`` cannot grow), the transaction is rolled back for everybody alive, but its frames
+  lie whole in the WAL until the next commit overwrites them. If all processes end before that, the next one to open the file
+  finds and takes them. This is ``UncertainCommit``, which ``push`` raises as ``DurabilityError``.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import apsw
+
+from infi.ramen_client.errors import DiskFull, QueueBusy, QueueError, QueueUnusable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BUSY_TIMEOUT_SECONDS = 60
+"""As 1.x: a 1.x writer at its limit can hold the file for long."""
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class UncertainCommit(QueueError):
+    """A commit failed in a way that leaves open whether its changes will be seen."""
+
+
+def plain_error(path: Path, error: apsw.Error | OSError) -> QueueError:
+    """The error to raise for one of SQLite's or the system's."""
+    if _is_about_space(error):
+        return DiskFull(f"{path}: the disk (or a quota) is full; nothing was stored. Free some space.")
+    match error:
+        case apsw.BusyError():
+            return QueueBusy(
+                f"{path}: another process held the queue for more than {BUSY_TIMEOUT_SECONDS} s; nothing was stored. Try again."
+            )
+        case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
+            return QueueUnusable(
+                f"{path}: cannot be opened for writing ({error}). Check the owner and mode of the file and its directory, and "
+                "that this process has not run out of file descriptors."
+            )
+        case apsw.CorruptError() | apsw.NotADBError():
+            return QueueUnusable(
+                f"{path}: is damaged or not a queue ({error}). Move it away to start afresh."
+            )
+        case OSError():
+            return QueueUnusable(
+                f"{path}: cannot be used: {error.strerror}. Check the owner and mode of the file and its directory."
+            )
+        case _:
+            return QueueError(f"{path}: SQLite reports {type(error).__name__}: {error}. Check the disk.")
+
+
+def _is_about_space(error: apsw.Error | OSError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _NO_SPACE
+    # SHMSIZE: the -shm could not be made longer.
+    return isinstance(error, apsw.FullError) or _extended_code(error) == apsw.SQLITE_IOERR_SHMSIZE
+
+
+def _extended_code(error: apsw.Error) -> int:
+    code: int = getattr(error, "extendedresult", 0)
+    return code
+
+
+def commit_error(path: Path, error: apsw.Error) -> QueueError:
+    """The error to raise when it was COMMIT that failed."""
+    if isinstance(error, apsw.IOError):
+        return UncertainCommit(
+            f"{path}: the disk did not confirm a write ({error}); whether it was stored is not known. Check the disk."
+        )
+    return plain_error(path, error)
+
+
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's and the system's errors into ours, which say what to do."""
+    try:
+        yield
+    except (apsw.Error, OSError) as error:
+        raise plain_error(path, error) from error

@@ -1,0 +1,95 @@
+"""Directories and files of a queue, apart from what is in them: making, modes, syncing.
+
+Nothing here opens the database or its ``-shm``: closing any descriptor of theirs would drop SQLite's locks in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may use a queue's files: their mode, and the group (its number) that they are opened to, if any."""
+
+    mode: int
+    group: int | None
+
+
+def make_directories(wanted: Path, access: Access) -> None:
+    """Make a directory and the parents that are missing, synced; those that exist keep their mode and owner."""
+    made: list[Path] = []
+    parent = wanted
+    while not parent.exists():
+        made.append(parent)
+        parent = parent.parent
+    for directory in reversed(made):
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+            if access.group is not None:
+                os.chown(directory, -1, access.group)
+                directory.chmod(0o2770)
+    if not wanted.is_dir():
+        raise NotADirectoryError(0, "is not a directory")
+    for directory in made:
+        sync_directory(directory.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Put a directory's entries on the platter."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_empty_file(path: Path, access: Access) -> None:
+    """Make a file if there is nothing at its path; what is there, a symbolic link too, is left alone.
+
+    A descriptor of a file that did not exist cannot drop a lock that this process has in it.
+    """
+    with suppress(FileExistsError):
+        os.close(_open(path, access, os.O_EXCL))
+
+
+def open_lock_file(path: Path, access: Access) -> int:
+    """Open (creating if needed) a lock file; never through a symbolic link."""
+    try:
+        return _open(path, access, os.O_EXCL)
+    except FileExistsError:
+        return _open(path, access, 0)
+
+
+def _open(path: Path, access: Access, how: int) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | how, access.mode)
+    if how and access.group is not None:
+        try:
+            os.fchown(descriptor, -1, access.group)
+            os.fchmod(descriptor, access.mode)  # the umask took the group's share away
+        except OSError:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def hand_to_group(path: Path, access: Access) -> None:
+    """Give a file that SQLite made to the group; in a directory that we did not make it has the maker's own."""
+    if access.group is None:
+        return
+    with suppress(FileNotFoundError):
+        found = path.stat(follow_symlinks=False)
+        if found.st_gid != access.group and found.st_uid == os.geteuid():
+            os.chown(path, -1, access.group, follow_symlinks=False)
+
+
+def is_regular_file(path: Path) -> bool:
+    """Whether a file of its own lies at the path, not a link, a directory or a pipe."""
+    return stat.S_ISREG(path.stat(follow_symlinks=False).st_mode)

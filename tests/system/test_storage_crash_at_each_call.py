@@ -1,0 +1,188 @@
+"""SIGKILL at one system call after the other: whatever was being done, the queue opens again and nothing acknowledged is missing.
+
+``strace`` kills the process when it enters its n-th call of a kind. The runs are the same each time, so every n is another point.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from queues import (
+    assert_sound,
+    drain,
+    make_1x_file,
+    make_queue,
+    push,
+    query,
+    start,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.system
+
+CALLS = ("pwrite64", "fdatasync", "fsync", "ftruncate", "unlink", "mkdir")
+MOST_POINTS = 70
+"""Of one call in one run: more are thinned out evenly."""
+
+MAKING = """
+queue = make_queue(sys.argv[1], durable=True)
+print(*push(queue, 2), sep="\\n", flush=True)
+"""
+
+WORK = """
+queue = make_queue(sys.argv[1], durable=True, max_bytes=60_000)
+reader = activate(queue)
+for round_number in range(4):
+    for size in (100, 5000, 100, 9000, 30):
+        print(*push(queue, 2, size=size), sep="\\n", flush=True)
+    claimed = reader.claim(4, GIB)
+    reader.settle([settlement(message, Fate.DEAD if round_number == 1 else Fate.ACCEPTED) for message in claimed[:2]])
+    if claimed[2:]:
+        reader.reject_unexplained(Settlement(claimed[2], Fate.DEAD, UNEXPLAINED), ORIGIN)
+    queue.take_oldest()
+    queue.database.checkpoint()
+reader.claim(4, GIB)
+queue.retry_dead_letters([letter.message.position for letter in queue.dead_letters()][:1])
+reader.close()
+print("settling starts")
+settle_all(activate(queue))
+queue.database.checkpoint()
+"""
+
+TAKE_OVER = """
+queue = make_queue(sys.argv[1], durable=True)
+print(*push(queue, 2), sep="\\n", flush=True)
+drain(queue)
+"""
+
+SPACE = """
+import infi.ramen_client.storage.active_reader as module
+module._SPARE_PAGES = 10
+queue = make_queue(sys.argv[1])
+queue.push([make_message(size=10_000) for _ in range(60)])
+reader = activate(queue)
+settle_all(reader)
+while reader.tidy():
+    pass
+reader.close()
+"""
+
+
+def calls_of(code: str, directory: Path, log: Path) -> dict[str, int]:
+    """How many calls of each kind a whole run makes."""
+    process = start(
+        code,
+        directory,
+        before=["strace", "-f", "-o", str(log), "-e", f"trace={','.join(CALLS)}"],
+    )
+    _, complaint = process.communicate(timeout=100)
+    assert process.returncode == 0, complaint
+    lines = log.read_text().splitlines()
+    return {call: sum(f" {call}(" in line for line in lines) for call in CALLS}
+
+
+def crash_everywhere(
+    tmp_path: Path,
+    call: str,
+    code: str,
+    prepare: Callable[[Path], None],
+    check: Callable[[Path, list[str]], None],
+) -> None:
+    whole = tmp_path / "whole"
+    prepare(whole)
+    total = calls_of(code, whole, tmp_path / "log")[call]
+    points = range(1, total + 1, max(1, -(-total // MOST_POINTS)))
+    for point in points:
+        directory = tmp_path / str(point)
+        prepare(directory)
+        inject = f"inject={call}:signal=SIGKILL:when={point}"
+        process = start(
+            code,
+            directory,
+            before=["strace", "-f", "-o", os.devnull, "-e", f"trace={call}", "-e", inject],
+        )
+        said, _ = process.communicate(timeout=100)
+        assert process.returncode != 0, f"{call} {point} was not reached"
+        check(directory, said.split("\n")[:-1])
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def nothing(_: Path) -> None:
+    """A run that begins with no queue."""
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_new_queue(tmp_path: Path, call: str, need_program: Callable[[str], None]) -> None:
+    need_program("strace")
+
+    def check(directory: Path, acknowledged: list[str]) -> None:
+        queue = make_queue(directory)
+        assert query(queue.path, "PRAGMA auto_vacuum") == 2
+        assert query(queue.path, "PRAGMA journal_mode") == "wal"
+        assert query(queue.path, "SELECT count(*) FROM book") == 1
+        more = push(queue, 2)
+        assert_sound(queue)
+        assert {*acknowledged, *more} <= set(drain(queue))
+        assert_sound(queue)
+
+    crash_everywhere(tmp_path, call, MAKING, nothing, check)
+
+
+@pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "ftruncate"])
+def test_pushes_claims_settlements_trims_and_checkpoints(
+    tmp_path: Path, call: str, need_program: Callable[[str], None]
+) -> None:
+    need_program("strace")
+
+    def check(directory: Path, said: list[str]) -> None:
+        queue = make_queue(directory, max_bytes=60_000)
+        assert_sound(queue)
+        acknowledged = [line for line in said if line != "settling starts"]
+        assert len(acknowledged) <= queue.books().pushed <= len(acknowledged) + 2
+        pushed = query(queue.path, "SELECT coalesce(max(position), 0) FROM message")
+        more = push(queue)
+        assert query(queue.path, "SELECT max(position) FROM message") > pushed
+        assert drain(queue)[-1:] == more
+        assert_sound(queue)
+
+    crash_everywhere(tmp_path, call, WORK, nothing, check)
+
+
+@pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "fsync", "ftruncate"])
+def test_taking_over_a_1x_file(tmp_path: Path, call: str, need_program: Callable[[str], None]) -> None:
+    need_program("strace")
+
+    def prepare(directory: Path) -> None:
+        make_1x_file(directory / "imx_1099.db", 30)
+
+    def check(directory: Path, acknowledged: list[str]) -> None:
+        queue = make_queue(directory)
+        assert_sound(queue)
+        books = queue.books()
+        assert 30 + len(acknowledged) <= books.pushed <= 32
+        left = drain(queue)
+        backlog = [int(reqid) for reqid in left if "-" not in reqid]
+        assert backlog == list(range(31 - len(backlog), 31))
+        assert len(left) + books.accepted == books.pushed
+        assert_sound(queue)
+
+    crash_everywhere(tmp_path, call, TAKE_OVER, prepare, check)
+
+
+@pytest.mark.parametrize("call", ["pwrite64", "ftruncate"])
+def test_giving_space_back(tmp_path: Path, call: str, need_program: Callable[[str], None]) -> None:
+    need_program("strace")
+
+    def check(directory: Path, _: list[str]) -> None:
+        queue = make_queue(directory)
+        assert_sound(queue)
+        push(queue)
+        assert_sound(queue)
+
+    crash_everywhere(tmp_path, call, SPACE, nothing, check)
