@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.catalogue import RAW, V1, V2, Variant
 from benchmarks.counting_server import MalformedRequestError, split_requests
@@ -247,7 +248,6 @@ def test_a_tiny_run_of_the_raw_limit_works(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_tiny_run_of_this_version_works(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("infi.ramen_client.queue_reader")
     result = tiny(name, V2, tmp_path)
     assert result.versions["2.0"]["infi.ramen_client"].startswith("2.")
 

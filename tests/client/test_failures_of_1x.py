@@ -202,10 +202,10 @@ connection.execute("ROLLBACK")
 def test_a_file_that_another_process_holds_locked_does_not_end_the_reader(
     server: RamenServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from infi.ramen_client.storage import _database
+    from infi.ramen_client.storage import _patience
 
-    # Before the first connection; a minute is a long time in a test.
-    monkeypatch.setattr(_database, "BUSY_TIMEOUT_SECONDS", 1)
+    # A minute is a long time in a test.
+    monkeypatch.setattr(_patience, "BUSY_TIMEOUT_SECONDS", 1)
     client = Client(tmp_path / "queue", server.hostname)
     client.push(100)
     with client.running():

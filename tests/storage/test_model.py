@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from queues import GIB, ORIGIN, UNEXPLAINED, make_message, make_queue, open_1x, settlement
 
 from infi.ramen_client.storage import ActiveReader, Fate, Queue, Settlement, StoredMessage
+from infi.ramen_client.storage._database import Kind
 
 if TYPE_CHECKING:
     import apsw
@@ -206,7 +207,7 @@ class QueueMachine(RuleBasedStateMachine):
                 break
         else:
             raise AssertionError("tidying does not end")
-        self.queue.database.checkpoint()
+        self.queue.database.checkpoint(Kind.NORMAL)
 
     @invariant()
     def the_books_are_those_of_the_model(self) -> None:

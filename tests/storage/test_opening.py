@@ -27,6 +27,7 @@ from queues import (
 from infi.ramen_client.errors import DiskFull, QueueError, QueueGone, QueueUnusable
 from infi.ramen_client.storage import ActiveReader
 from infi.ramen_client.storage._connection import refuse_unsafe_sqlite
+from infi.ramen_client.storage._database import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,7 +208,7 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path, made: str) -> 
 def test_a_file_that_a_newer_version_keeps_to_itself_is_refused(tmp_path: Path, column: str) -> None:
     queue = make_queue(tmp_path)
     push(queue)
-    queue.database.checkpoint()
+    queue.database.checkpoint(Kind.NORMAL)
     query(queue.path, f"UPDATE meta SET {column} = 3")
     queue.close()
     assert_refused(tmp_path, "newer version .format 3")

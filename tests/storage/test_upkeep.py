@@ -23,10 +23,13 @@ from queues import (
     start,
 )
 
+from infi.ramen_client.storage._database import Kind
+
 if TYPE_CHECKING:
     import pytest
 
     from infi.ramen_client.storage import Queue
+
 
 MIB = 1024 * 1024
 PUSHER = "queue = make_queue(sys.argv[1])\nfor _ in range(int(sys.argv[2])):\n    push(queue, 1, size=3000)"
@@ -78,10 +81,10 @@ def test_a_foreign_read_transaction_does_not_make_every_push_pay_for_a_checkpoin
     tried = 0
     original = queue.database.checkpoint
 
-    def counted() -> None:
+    def counted(kind: Kind) -> None:
         nonlocal tried
         tried += 1
-        original()
+        original(kind)
 
     monkeypatch.setattr(queue.database, "checkpoint", counted)
     push(queue, 300)
@@ -124,7 +127,7 @@ def test_space_goes_back_to_the_disk_after_a_drain_and_some_is_kept_for_the_next
 ) -> None:
     queue = make_queue(tmp_path)
     queue.push([make_message(size=10_000) for _ in range(2000)])
-    queue.database.checkpoint()
+    queue.database.checkpoint(Kind.NORMAL)
     assert queue.path.stat().st_size > 19 * MIB
     reader = activate(queue)
     settle_all(reader)

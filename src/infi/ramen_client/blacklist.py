@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ramen_client")
 
+MAX_RULES = 1000
+"""Each message is compared with every rule; a server that sends so many means something else."""
+
 
 @dataclass(slots=True)
 class HeldRule:
@@ -101,8 +104,15 @@ class Blacklist:
                 held.seen_monotonic = self._monotonic()
                 self._refreshed(held)
                 return
+        if len(self._held) >= MAX_RULES:
+            logger.error(
+                "the server has sent %d blacklist rules; one more is not applied: %s", MAX_RULES, rule
+            )
+            return
         now = datetime.now()
-        self._held.append(HeldRule(rule, now, now, self._monotonic(), self._new_id(rule)))
+        held = HeldRule(rule, now, now, self._monotonic(), 0)
+        self._added(held)
+        self._held.append(held)
         logger.warning(
             "the server asks for no more messages that match %s; they are dropped for a while", rule
         )
@@ -132,19 +142,21 @@ class Blacklist:
 
     def get_list(self) -> list[HeldRule]:
         """The rules that are held now."""
-        self._expire()
-        return list(self._held)
+        return _alive(self._held, self._oldest_alive())
+
+    def _oldest_alive(self) -> float:
+        return self._monotonic() - self._config.blacklist_ttl
 
     def _expire(self) -> None:
-        oldest = self._monotonic() - self._config.blacklist_ttl
+        oldest = self._oldest_alive()
         expired = [held for held in self._held if held.seen_monotonic < oldest]
         if expired:
-            self._held = [held for held in self._held if held.seen_monotonic >= oldest]
+            self._held = _alive(self._held, oldest)
             for held in expired:
                 self._expired(held)
 
-    def _new_id(self, rule: Rule) -> int:  # noqa: ARG002
-        return 0
+    def _added(self, held: HeldRule) -> None:
+        """For those who keep the rules elsewhere too."""
 
     def _refreshed(self, held: HeldRule) -> None:
         """For those who keep the rules elsewhere too."""
@@ -154,7 +166,10 @@ class Blacklist:
 
 
 class StoredBlacklist(Blacklist):
-    """The reader's blacklist: the rules in the queue's file."""
+    """The reader's blacklist: the rules in the queue's file.
+
+    The active reader's thread uses it; ``get_list`` changes nothing, here and in the file, so that any thread may call it.
+    """
 
     def __init__(
         self, config: QueueReaderConfig, queue: Queue, *, monotonic: Callable[[], float] = time.monotonic
@@ -164,29 +179,51 @@ class StoredBlacklist(Blacklist):
 
     def reload(self) -> None:
         """Bring what is held in line with the file."""
-        known = {held.rule_id: held for held in self._held}
-        self._held = [self._take(stored, known.get(stored.rule_id)) for stored in load_rules(self._queue)]
+        self._held = self._read()
         self._expire()
 
     def get_list(self) -> list[HeldRule]:
         """The rules that are in the file now."""
-        self.reload()
-        return super().get_list()
+        return _alive(self._read(), self._oldest_alive())
+
+    def _read(self) -> list[HeldRule]:
+        known = {held.rule_id: held for held in self._held}
+        return [self._take(stored, known.get(stored.rule_id)) for stored in load_rules(self._queue)]
 
     def _take(self, stored: StoredRule, held: HeldRule | None) -> HeldRule:
-        last_seen = datetime.fromtimestamp(stored.last_seen_at_ms / 1000)
+        """The rule as it was held already, or as the file alone knows it."""
+        last_seen = _local_time(stored.last_seen_at_ms)
         if held is not None and held.last_seen == last_seen:
             return held
         age = (now_ms() - stored.last_seen_at_ms) / 1000
         age = min(max(age, 0.0), self._config.blacklist_ttl)
-        added = datetime.fromtimestamp(stored.added_at_ms / 1000)
+        added = _local_time(stored.added_at_ms)
         return HeldRule(stored.rule, added, last_seen, self._monotonic() - age, stored.rule_id)
 
-    def _new_id(self, rule: Rule) -> int:
-        return add_rule(self._queue, rule)
+    def _added(self, held: HeldRule) -> None:
+        held.rule_id = add_rule(self._queue, held.rule)
+        self._adopt_times(held)
 
     def _refreshed(self, held: HeldRule) -> None:
         refresh_rule(self._queue, held.rule_id)
+        self._adopt_times(held)
+
+    def _adopt_times(self, held: HeldRule) -> None:
+        """Take over the times that the file has, to the millisecond: by them ``_take`` knows its own rules again."""
+        for stored in load_rules(self._queue):
+            if stored.rule_id == held.rule_id:
+                held.added, held.last_seen = (
+                    _local_time(stored.added_at_ms),
+                    _local_time(stored.last_seen_at_ms),
+                )
 
     def _expired(self, held: HeldRule) -> None:
         remove_rule(self._queue, held.rule_id)
+
+
+def _alive(rules: list[HeldRule], oldest: float) -> list[HeldRule]:
+    return [held for held in rules if held.seen_monotonic >= oldest]
+
+
+def _local_time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000)

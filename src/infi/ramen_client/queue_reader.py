@@ -109,7 +109,7 @@ class QueueReader:
         """
         stop = self._begin()
         try:
-            taken = self._take_over()
+            taken = self._take_over(stop)
             if taken is None:
                 return self.RETRY
             active, transport = taken
@@ -235,7 +235,7 @@ class QueueReader:
         try:
             while not stop.is_set():
                 try:
-                    taken = self._take_over()
+                    taken = self._take_over(stop)
                 except (QueueGone, QueueClosed, QueueForked):
                     raise
                 except QueueError as error:
@@ -274,10 +274,10 @@ class QueueReader:
         finally:
             active.close()
 
-    def _take_over(self) -> tuple[ActiveReader, Transport] | None:
+    def _take_over(self, stop: Stop) -> tuple[ActiveReader, Transport] | None:
         """Become the active reader, if none is; who does closes it. ``QueueUnusable`` when the system refuses."""
         try:
-            active = ActiveReader.activate(self._queue)
+            active = ActiveReader.activate(self._queue, stop.is_set)
             if active is None:
                 return None
             try:

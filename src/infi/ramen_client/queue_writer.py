@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
 
 from infi.ramen_protocol import compress, decompress_zlib, dump, is_name, message_id, normalise_reqid
 
+from ._config_fields import shown
 from ._opening import open_queue
 from .config import QueueWriterConfig
 from .errors import InvalidMessage, MessageTooLarge
@@ -42,6 +42,7 @@ class QueueWriter:
             raise InvalidMessage("a QueueWriter is built with a QueueWriterConfig")
         config.validate()
         self._config = config
+        self._checked_version = config.system_version
         self._store = open_queue(config)
         self._queue = OldQueue(self._store, config)
         self._unserialisable_paths: set[tuple[str, str, str]] = set()
@@ -103,20 +104,19 @@ class QueueWriter:
         """Wait until nothing that was pushed before this call waits any more; False when ``timeout`` seconds passed first.
 
         For scripts that end soon after they pushed. A reader must be running, here or in another process. True says that
-        each message has met its fate, not which: a rejected one is a dead letter.
+        each message has met its fate, not which: a rejected one is a dead letter. Raises ``QueueGone`` when the queue is taken away.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         point = self._store.push_point()
-        pause = threading.Event()
         while not self._store.settled_up_to(point):
-            left = (
-                _LOOK_AGAIN_SECONDS
-                if deadline is None
-                else min(_LOOK_AGAIN_SECONDS, deadline - time.monotonic())
-            )
-            if left <= 0:
-                return False
-            pause.wait(left)
+            left = _LOOK_AGAIN_SECONDS
+            if deadline is not None:
+                left = min(left, deadline - time.monotonic())
+                if left <= 0:
+                    return False
+            time.sleep(left)
+            # Nothing ever leaves a file that was deleted.
+            self._store.database.check_in_place()
         return True
 
     def _message(
@@ -127,25 +127,24 @@ class QueueWriter:
         data: Any,
         reqid: str | int | UUID | None = None,
     ) -> NewMessage:
-        check_names(category, data_type, data_version)
+        category, data_type, data_version = checked_names(category, data_type, data_version)
         plain = self._plain_text(category, data_type, data)
         if len(plain) > min(self._config.max_message_bytes, self._config.max_queue_size):
             raise MessageTooLarge(
                 f"the message is {len(plain)} bytes long; max_message_bytes allows {self._config.max_message_bytes}, "
                 f"max_queue_size {self._config.max_queue_size}. Nothing was stored."
             )
-        now = now_ms()
-        return NewMessage(
-            category,
-            data_type,
-            data_version,
-            self._config.system_version,
-            *_identity(reqid, now),
-            now,
-            len(plain),
-            crc32(plain),
-            compress(plain),
+        return _new_message(
+            (category, data_type, data_version), self._system_version(), reqid, plain, compress(plain)
         )
+
+    def _system_version(self) -> str:
+        """The configuration's, which may have been assigned since it was checked."""
+        version = self._config.system_version
+        if version is not self._checked_version:
+            self._config.validate()
+            self._checked_version = version = self._config.system_version
+        return version
 
     def _plain_text(self, category: str, data_type: str, data: Any) -> bytes:
         if isinstance(data, bytes):
@@ -184,22 +183,49 @@ class QueueWriter:
         )
 
 
-def check_names(category: str, data_type: str, data_version: str | int) -> None:
-    """Raise ``InvalidMessage`` where one of the names could not stand in the protocol's URL."""
-    for name, value in (("category", category), ("data_type", data_type)):
-        if not isinstance(value, str) or not is_name(value):
-            raise InvalidMessage(f"{name} must be text of letters, digits, '_' and '-', not {value!r}")
-    if isinstance(data_version, int) and not isinstance(data_version, bool):
-        if not -_BIGGEST_INT <= data_version <= _BIGGEST_INT:
+def checked_names(category: str, data_type: str, data_version: str | int) -> tuple[str, str, str | int]:
+    """The names as plain ``str`` and ``int``; ``InvalidMessage`` where one could not stand in the protocol's URL."""
+    return (
+        _checked_name("category", category),
+        _checked_name("data_type", data_type),
+        _checked_version(data_version),
+    )
+
+
+def _checked_name(what: str, value: object) -> str:
+    if not isinstance(value, str) or not is_name(value):
+        raise InvalidMessage(f"{what} must be text of letters, digits, '_' and '-', not {shown(value)}")
+    # A subclass (an Enum member, say) may dress itself up in __str__; its characters are what counts.
+    return value if type(value) is str else str.__str__(value)
+
+
+def _checked_version(value: object) -> str | int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not -_BIGGEST_INT <= value <= _BIGGEST_INT:
             raise InvalidMessage("data_version as an int must fit 64 bits; give it as text")
-    elif not isinstance(data_version, str) or not is_name(data_version):
+        return int(value)
+    if not isinstance(value, str) or not is_name(value):
         raise InvalidMessage(
-            f"data_version must be an int, or text of letters, digits, '_' and '-', not {data_version!r}"
+            f"data_version must be an int, or text of letters, digits, '_' and '-', not {shown(value)}"
         )
+    return value if type(value) is str else str.__str__(value)
+
+
+def _new_message(
+    names: tuple[str, str, str | int],
+    system_version: str,
+    reqid: str | int | UUID | None,
+    plain: bytes,
+    stream: bytes,
+) -> NewMessage:
+    now = now_ms()
+    identity = _identity(reqid, now)
+    return NewMessage(*names, system_version, *identity, now, len(plain), crc32(plain), stream)
 
 
 def _identity(reqid: str | int | UUID | None, now: int) -> tuple[str, ReqidOrigin]:
-    if reqid is None:
+    # 1.x takes an empty one for none.
+    if reqid is None or reqid == "":
         return message_id(now, os.urandom(10)), ReqidOrigin.PUSH
     try:
         return normalise_reqid(reqid), ReqidOrigin.CALLER
@@ -221,24 +247,12 @@ class OldQueue:
         self, category: str, data_type: str, data_version: str | int, data: bytes, reqid: str | None = None
     ) -> None:
         """Store a message whose payload is a zlib stream already."""
-        check_names(category, data_type, data_version)
-        plain = decompress_zlib(data, max_bytes=self._config.max_message_bytes)
-        now = now_ms()
-        self._store.push(
-            (
-                NewMessage(
-                    category,
-                    data_type,
-                    data_version,
-                    self._config.system_version,
-                    *_identity(reqid, now),
-                    now,
-                    len(plain),
-                    crc32(plain),
-                    data,
-                ),
-            )
-        )
+        names = checked_names(category, data_type, data_version)
+        try:
+            plain = decompress_zlib(data, max_bytes=self._config.max_message_bytes)
+        except ValueError as error:
+            raise InvalidMessage(f"data must be one zlib stream: {error}") from error
+        self._store.push((_new_message(names, self._config.system_version, reqid, plain, data),))
 
     def peek(self) -> dict[str, Any] | None:
         """The oldest item, or None."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any
 
 from infi.ramen_protocol import compress, dump, is_name, is_version
 
+from ._config_fields import shown
 from .errors import ValidationError
 from .queue_reader import QueueReader
 from .queue_writer import QueueWriter
@@ -36,8 +36,7 @@ def create_queue_reader_and_writer(config: QueueReaderConfig) -> tuple[QueueRead
     """
     reader = QueueReader(config)
     writer = QueueWriter(config)
-    reader.expect_run()
-    threading.Thread(target=reader.run_in_background, name="ramen-reader", daemon=True).start()
+    reader.start_thread()
     return reader, writer
 
 
@@ -48,11 +47,13 @@ def dump_json(data: Any) -> str:
 
 def validate_name(s: str) -> None:
     """Raise ``ValidationError`` unless the whole text is letters, digits, ``-`` and ``_``."""
-    if not is_name(s):
-        raise ValidationError(f"{s!r} is not a name: only letters, digits, '-' and '_' are allowed")
+    if not (isinstance(s, str) and is_name(s)):
+        raise ValidationError(f"{shown(s)} is not a name: only letters, digits, '-' and '_' are allowed")
 
 
 def validate_version(s: str) -> None:
     """Raise ``ValidationError`` unless the whole text is letters, digits, ``.``, ``-`` and ``_``."""
-    if not is_version(s):
-        raise ValidationError(f"{s!r} is not a version: only letters, digits, '.', '-' and '_' are allowed")
+    if not (isinstance(s, str) and is_version(s)):
+        raise ValidationError(
+            f"{shown(s)} is not a version: only letters, digits, '.', '-' and '_' are allowed"
+        )

@@ -192,8 +192,8 @@ class Courier:
     def _envelope(self, message: StoredMessage) -> Envelope:
         return Envelope(
             message.category,
-            self._config.system_serial,
-            self._config.sender,
+            self._reader.place.system_serial,
+            self._reader.place.sender,
             message.data_type,
             str(message.data_version),
             message.system_version,

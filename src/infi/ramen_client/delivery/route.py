@@ -62,7 +62,9 @@ def route_from(
     system_files: Sequence[str] = SYSTEM_CA_FILES,
 ) -> Route:
     """The route that a configuration's ``proxy`` and ``ca_file`` mean on this machine. Never raises for a file."""
-    return Route(proxy=_with_port(proxy) if proxy else None, ca_file=_find_ca_file(ca_file, environ, system_files))
+    return Route(
+        proxy=_with_port(proxy) if proxy else None, ca_file=_find_ca_file(ca_file, environ, system_files)
+    )
 
 
 def _with_port(url: str) -> str:

@@ -127,6 +127,8 @@ class Run:
         return step
 
     def _survive(self, error: Exception) -> None:
+        if self._stop.is_set():
+            return  # it gave up waiting for the file because it is to end
         self._dismiss_courier()
         with suppress(Exception):
             self._active.give_back()

@@ -36,6 +36,7 @@ from . import _statements as sql
 from ._connection import WalGauge, open_connection, read_meta
 from ._errors import BUSY_TIMEOUT_SECONDS, commit_error, plain_error
 from ._locks import PATIENCE_SECONDS, WritersLock
+from ._patience import ReaderPatience
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +63,9 @@ class Kind(IntEnum):
     """Commits are on the platter when they return."""
     NORMAL = 1
     """Commits survive a killed process, not a power cut."""
-    WATCH = 2
+    READER = 2
+    """As NORMAL, for the active reader, which gives up waiting when it is told to stop."""
+    WATCH = 3
     """Looks for other connections' commits and writes nothing; its ``data_version`` compares with itself alone."""
 
 
@@ -75,6 +78,7 @@ class Database:
         self.queue_id = queue_id
         self.access = access
         self.writers_lock = WritersLock(path.with_name(path.name + ".writers"), access)
+        self.reader_patience = ReaderPatience()
         self._wal = WalGauge()
         self._schema_version: int | None = None
         self._checkpoint_warned_at: float | None = None
@@ -168,6 +172,8 @@ class Database:
             self._check_is_same(connection)
             connection.pragma("synchronous", "FULL" if kind is Kind.FULL else "NORMAL")
             connection.set_wal_hook(self._wal.note)
+            if kind is Kind.READER:
+                connection.set_busy_handler(self.reader_patience.handle_busy)
         except BaseException:
             connection.close()
             raise
@@ -185,22 +191,22 @@ class Database:
 
     # Checkpoints
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, kind: Kind) -> None:
         """Copy the WAL into the file: nearly all of it without the lock, the last frames with it.
 
         Without the second step steady writers would let the WAL grow for ever, since it starts anew only when everything in
         it was copied (measured: 562 MB in 4 s instead of 6). The pushes since the last time are entered into the books first,
         so that a tail of the file that gets damaged cannot hide more than these.
         """
-        with suppress(DiskFull), self.transaction(Kind.NORMAL) as connection:
+        with suppress(DiskFull), self.transaction(kind) as connection:
             connection.execute(sql.ENTER_PUSHES)
-        with self.connection(Kind.NORMAL) as connection:
+        with self.connection(kind) as connection:
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             with self.writers_lock.turn():
                 frames, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._wal.note_checkpoint(frames, copied)
 
-    def checkpoint_above(self, frames: int) -> None:
+    def checkpoint_above(self, frames: int, kind: Kind) -> None:
         """Checkpoint when the WAL has grown by so many frames since the last time.
 
         To be called after a commit. What was committed stays so: an error is logged and not raised.
@@ -208,7 +214,7 @@ class Database:
         if not self._wal.is_above(frames):
             return
         try:
-            self.checkpoint()
+            self.checkpoint(kind)
         except QueueError as error:
             now = time.monotonic()
             last = self._checkpoint_warned_at
@@ -384,7 +390,7 @@ class _Transaction(_Lease):
         database = self._database
         database.writers_lock.refuse_nesting()
         self._has_turn = True  # before it is so: giving back too much does no harm
-        database.writers_lock.acquire()
+        database.writers_lock.acquire(database.reader_patience if self._kind is Kind.READER else None)
         connection = self._connection = database._take(self._kind)  # noqa: SLF001
         connection.execute(sql.BEGIN)
         database._check_schema(connection)  # noqa: SLF001

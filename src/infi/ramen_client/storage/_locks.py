@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ._files import Access
+    from ._patience import ReaderPatience
 
 PATIENCE_SECONDS = 2.0
 """How long a writer waits for its turn before it relies on SQLite's busy time-out alone."""
+
+_LOOK_FOR_STOP_SECONDS = 0.01
 
 _LOCK_RETRY_SECONDS = 0.0001
 """A push holds the lock for some 0.1 to 1 ms, so a waiter that looks this often gets in soon after its end."""
@@ -64,13 +67,25 @@ class WritersLock:
                 "interrupted; nothing was stored. Push from a thread, or later."
             )
 
-    def acquire(self) -> None:
-        """Wait for the turn; after ``PATIENCE_SECONDS`` go on without it. Call ``refuse_nesting`` before."""
-        if not self._threads.acquire(timeout=PATIENCE_SECONDS):
+    def acquire(self, patience: ReaderPatience | None = None) -> None:
+        """Wait for the turn; after ``PATIENCE_SECONDS``, or what ``patience`` says, go on without it.
+
+        Call ``refuse_nesting`` before.
+        """
+        if not self._wait_for_threads(patience):
             return
         if self._descriptor is None:
             self._descriptor = open_lock_file(self._path, self._access)
-        _wait_for_flock(self._descriptor)
+        _wait_for_flock(self._descriptor, patience)
+
+    def _wait_for_threads(self, patience: ReaderPatience | None) -> bool:
+        if patience is None:
+            return self._threads.acquire(timeout=PATIENCE_SECONDS)
+        began = time.monotonic()
+        while not self._threads.acquire(timeout=_LOOK_FOR_STOP_SECONDS):
+            if patience.is_over(began, PATIENCE_SECONDS):
+                return False
+        return True
 
     def release(self) -> None:
         """Give the turn to the next; harmless for who has it not."""
@@ -102,16 +117,16 @@ class WritersLock:
         self._threads = threading.RLock()
 
 
-def _wait_for_flock(descriptor: int) -> None:
-    deadline: float | None = None
+def _wait_for_flock(descriptor: int, patience: ReaderPatience | None) -> None:
+    began: float | None = None
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             now = time.monotonic()
-            if deadline is None:
-                deadline = now + PATIENCE_SECONDS
-            elif now > deadline:
+            if began is None:
+                began = now
+            elif now - began > PATIENCE_SECONDS or (patience and patience.is_over(began, PATIENCE_SECONDS)):
                 return
             time.sleep(_LOCK_RETRY_SECONDS)
         else:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     import apsw
 
+    from ._create import Place
     from .queue import Queue
 
 CHECKPOINT_FRAMES = 1000
@@ -84,24 +85,39 @@ class ActiveReader:
         self._vacuumed = False
 
     @classmethod
-    def activate(cls, queue: Queue) -> ActiveReader | None:
-        """Become the active reader, or None when there is one already; never waits."""
+    def activate(
+        cls, queue: Queue, is_told_to_stop: Callable[[], bool] = lambda: False
+    ) -> ActiveReader | None:
+        """Become the active reader, or None when there is one already; never waits.
+
+        Once ``is_told_to_stop`` is true, nothing here waits longer than some ten milliseconds for other processes: it raises
+        ``QueueBusy`` instead, and what was claimed stays in the queue.
+        """
         path = queue.path
         queue.database.check_in_place()
         lock = ReaderLock(path.with_name(path.name + ".reader"), queue.database.access)
         with plain_errors(path):
-            return cls(queue, lock) if lock.acquire() else None
+            if not lock.acquire():
+                return None
+        queue.database.reader_patience.is_told_to_stop = is_told_to_stop
+        return cls(queue, lock)
 
     def close(self) -> None:
         """Give back what was claimed and stand down."""
         try:
             with suppress(QueueError):
                 if self._begun:
-                    with self._database.transaction(Kind.NORMAL) as connection:
+                    with self._database.transaction(Kind.READER) as connection:
                         connection.execute(sql.VOID_LEASES)
                         connection.execute(sql.READER_STOPPED, (now_ms(),))
         finally:
+            self._database.reader_patience.reset()
             self._lock.release()
+
+    @property
+    def place(self) -> Place:
+        """Whose queue it is."""
+        return self._queue.place
 
     # Waiting for messages
 
@@ -134,7 +150,7 @@ class ActiveReader:
         """
         most_bytes = min(max_bytes, self._queue.max_bytes // _CLAIM_SHARE)
         while self._anything_waits():
-            with self._database.transaction(Kind.NORMAL) as connection:
+            with self._database.transaction(Kind.READER) as connection:
                 self._begin(connection)
                 connection.execute(sql.VOID_LEASES)
                 now = now_ms()
@@ -155,12 +171,12 @@ class ActiveReader:
 
         Also the next ``claim`` does it; this is for who will not claim for a while.
         """
-        with suppress(QueueError), self._database.transaction(Kind.NORMAL) as connection:
+        with suppress(QueueError), self._database.transaction(Kind.READER) as connection:
             connection.execute(sql.VOID_LEASES)
 
     def _anything_waits(self) -> bool:
         # Not by the books: where they were damaged, the messages are still to be delivered.
-        with self._database.connection(Kind.NORMAL) as connection:
+        with self._database.connection(Kind.READER) as connection:
             return bool(connection.execute(sql.ANY_WAITING).get)
 
     def _begin(self, connection: apsw.Connection) -> None:
@@ -175,7 +191,7 @@ class ActiveReader:
         """
         now = now_ms()
         heard = any(settlement.fate in (Fate.ACCEPTED, Fate.DROPPED) for settlement in settlements)
-        with self._database.transaction(Kind.NORMAL) as connection:
+        with self._database.transaction(Kind.READER) as connection:
             self._begin(connection)
             settle(connection, settlements, now_ms=now)
             if any(settlement.fate is Fate.DEAD for settlement in settlements):
@@ -186,7 +202,7 @@ class ActiveReader:
                 self._note_success(connection, now)
         if heard:
             self._may_be_unexplained = self._failing = False
-        self._database.checkpoint_above(CHECKPOINT_FRAMES)
+        self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
 
     def reject_unexplained(self, settlement: Settlement, origin: str) -> bool:
         """Make a message a dead letter whose rejection had no protocol body.
@@ -194,7 +210,7 @@ class ActiveReader:
         True when this was the fifth in a row from the server at ``origin``, over restarts too. Then the server is to be
         suspected, the five are back in the queue in their old places, and nothing is claimed any more: claim again.
         """
-        with self._database.transaction(Kind.NORMAL) as connection:
+        with self._database.transaction(Kind.READER) as connection:
             self._begin(connection)
             now = now_ms()
             settle(connection, [settlement], now_ms=now)
@@ -222,25 +238,25 @@ class ActiveReader:
 
     def note_failure(self, note: FailureNote, origin: str, facts: ServerFacts) -> None:
         """Write down a failed attempt, for ``status``, and what it taught about the server, for the next start."""
-        with self._database.transaction(Kind.NORMAL) as connection:
+        with self._database.transaction(Kind.READER) as connection:
             self._begin(connection)
             connection.execute(sql.READER_FAILED, (now_ms(), note.text, note.status, note.retry_at_ms))
             _save_server(connection, origin, facts)
         self._failing = True
-        self._database.checkpoint_above(CHECKPOINT_FRAMES)
+        self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
 
     # The server
 
     def load_server(self, origin: str) -> ServerFacts:
         """What is known of a server."""
-        with self._database.connection(Kind.NORMAL) as connection:
+        with self._database.connection(Kind.READER) as connection:
             for row in connection.execute(sql.READ_SERVER, (origin,)):
                 return ServerFacts(*row)
         return ServerFacts()
 
     def save_server(self, origin: str, facts: ServerFacts) -> None:
         """Remember what was learned of a server."""
-        with self._database.transaction(Kind.NORMAL) as connection:
+        with self._database.transaction(Kind.READER) as connection:
             _save_server(connection, origin, facts)
 
     # Upkeep
@@ -252,21 +268,21 @@ class ActiveReader:
         """
         if self._tidied:
             return False
-        with self._database.connection(Kind.NORMAL) as connection:
+        with self._database.connection(Kind.READER) as connection:
             free = connection.execute(sql.FREELIST_COUNT).get
         if free > _SPARE_PAGES:
-            with self._database.transaction(Kind.NORMAL) as connection:
+            with self._database.transaction(Kind.READER) as connection:
                 # One page a step of the statement: it must be stepped to its end.
                 for _ in connection.execute(sql.VACUUM_STEP):
                     pass
                 left = connection.execute(sql.FREELIST_COUNT).get
             self._vacuumed = True
-            self._database.checkpoint_above(CHECKPOINT_FRAMES)
+            self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
             # Some old file has no auto-vacuum: its space is used again, but cannot be given back.
             if left < free:
                 return True
         if self._vacuumed:
-            self._database.checkpoint()  # only this shortens the file
+            self._database.checkpoint(Kind.READER)  # only this shortens the file
             self._vacuumed = False
         self._tidied = True
         return False

@@ -131,7 +131,7 @@ class Queue:
         database.wake_readers()
         if trimmed:
             self._say_trimmed(trimmed)
-        database.checkpoint_above(_WRITER_CHECKPOINT_FRAMES)
+        database.checkpoint_above(_WRITER_CHECKPOINT_FRAMES, self._kind)
 
     def _store(self, database: Database, messages: Sequence[NewMessage]) -> int:
         """Insert and trim; return how many messages were trimmed."""
