@@ -205,3 +205,15 @@ def test_the_logger_is_the_stdlib_logger_ramen_client(writer: Any, caplog: pytes
         writer.push("metrics", "x", "v1", {"a": object()})
 
     assert [record.name for record in caplog.records] == ["ramen_client"]
+
+
+def test_every_error_survives_pickling_as_a_pool_of_processes_does_it():
+    import pickle
+
+    from infi.ramen_client import errors
+
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    for kind in kinds:
+        error = kind("what happened", "r-1") if kind is errors.DurabilityError else kind("what happened")
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy), vars(copy)) == (kind, "what happened", vars(error))

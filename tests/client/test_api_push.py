@@ -785,3 +785,40 @@ def test_the_example_of_the_documentation_works_with_a_naive_logger(writer: Any)
     logging.getLogger("ramen_client").info("nothing to configure")
     writer.push("metrics", "x", "v1", {"time": datetime.now(), "value": Decimal("0.5")})
     assert writer.queue_size() == 1
+
+
+def test_push_many_says_which_message_is_at_fault_and_stores_none(writer: Any):
+    good = ("metrics", "x", "v1", {})
+    with pytest.raises(InvalidMessage, match="message 1 of push_many: category"):
+        writer.push_many([good, ("a b", "x", "v1", {})])
+    with pytest.raises(InvalidMessage, match=r"message 2 of push_many is not \(category, "):
+        writer.push_many([good, good, ("metrics", "x", "v1")])
+    assert writer.queue_size() == 0
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_writer_may_be_handed_to_a_process_of_multiprocessing(
+    run_python: Any, fields: dict[str, Any], method: str
+):
+    run_python(
+        """
+        import json, multiprocessing, sys
+        from infi.ramen_client import QueueWriter, QueueWriterConfig
+
+        if __name__ == "__main__":
+            names = ("sender", "system_serial", "system_version", "queue_dir")
+            given = json.loads(sys.argv[1])
+            writer = QueueWriter(QueueWriterConfig({name: given[name] for name in names}))
+            writer.push("metrics", "x", "v1", {})
+            child = multiprocessing.get_context(sys.argv[2]).Process(
+                target=QueueWriter.push, args=(writer, "metrics", "x", "v1", {})
+            )
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+            assert writer.queue_size() == 2
+            assert writer.books().pushed == 2
+        """,
+        json.dumps(fields),
+        method,
+    )

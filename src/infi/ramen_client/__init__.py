@@ -13,14 +13,29 @@ from .__version__ import __version__
 
 if TYPE_CHECKING:
     from .config import QueueReaderConfig, QueueWriterConfig
-    from .errors import AuthenticationError, QueueError, RamenError, ValidationError
+    from .errors import (
+        AuthenticationError,
+        DiskFull,
+        DurabilityError,
+        InvalidMessage,
+        MessageTooLarge,
+        QueueError,
+        QueueGone,
+        RamenError,
+        ValidationError,
+    )
     from .queue_reader import QueueReader
     from .queue_writer import QueueWriter
     from .utils import create_queue_reader_and_writer
 
 _HOME = {
     "AuthenticationError": "errors",
+    "DiskFull": "errors",
+    "DurabilityError": "errors",
+    "InvalidMessage": "errors",
+    "MessageTooLarge": "errors",
     "QueueError": "errors",
+    "QueueGone": "errors",
     "QueueReader": "queue_reader",
     "QueueReaderConfig": "config",
     "QueueWriter": "queue_writer",
@@ -32,7 +47,12 @@ _HOME = {
 
 __all__ = [
     "AuthenticationError",
+    "DiskFull",
+    "DurabilityError",
+    "InvalidMessage",
+    "MessageTooLarge",
     "QueueError",
+    "QueueGone",
     "QueueReader",
     "QueueReaderConfig",
     "QueueWriter",
@@ -50,3 +70,6 @@ if not TYPE_CHECKING:  # to a type checker a module with __getattr__ has every n
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+    def __dir__() -> list[str]:
+        return list(__all__)

@@ -4,6 +4,7 @@ Each message says what happened and what to do. No message ever holds the token.
 
     RamenError
     ├── ValidationError            a configuration field is wrong (also a ValueError)
+    │   └── WrongConfig            … or is no configuration of its kind at all (also an AssertionError)
     ├── InvalidMessage             push() was given something that is no message (also AssertionError, ValueError)
     │   └── MessageTooLarge        … or one larger than max_message_bytes or the queue itself
     ├── AuthenticationError        the server refused the token (401, 403); 1.x spells it AutheticationError
@@ -26,6 +27,13 @@ class RamenError(Exception):
 
 class ValidationError(RamenError, ValueError):
     """A configuration field has a value that is not allowed."""
+
+
+class WrongConfig(ValidationError, AssertionError):
+    """A writer or a reader was built with something that is no configuration of its kind.
+
+    It is an ``AssertionError`` because 1.x raised one.
+    """
 
 
 class InvalidMessage(RamenError, AssertionError, ValueError):
@@ -85,3 +93,6 @@ class DurabilityError(QueueError):
     def __init__(self, message: str, reqid: str) -> None:
         super().__init__(message)
         self.reqid = reqid
+
+    def __reduce__(self) -> tuple[type[DurabilityError], tuple[str, str]]:
+        return type(self), (str(self), self.reqid)

@@ -13,7 +13,7 @@ from infi.ramen_protocol import compress, decompress_zlib, dump, is_name, messag
 from ._config_fields import shown
 from ._opening import open_queue
 from .config import QueueWriterConfig
-from .errors import InvalidMessage, MessageTooLarge
+from .errors import InvalidMessage, MessageTooLarge, WrongConfig
 from .storage import NewMessage, ReqidOrigin, now_ms
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from uuid import UUID
 
-    from .storage import Queue, StoredMessage
+    from .storage import Books, Queue, StoredMessage
 
 logger = logging.getLogger("ramen_client")
 
@@ -39,7 +39,9 @@ class QueueWriter:
 
     def __init__(self, config: QueueWriterConfig) -> None:
         if not isinstance(config, QueueWriterConfig):
-            raise InvalidMessage("a QueueWriter is built with a QueueWriterConfig")
+            raise WrongConfig(
+                f"a QueueWriter is built with a QueueWriterConfig, not with a {type(config).__name__}"
+            )
         config.validate()
         self._config = config
         self._checked_version = config.system_version
@@ -51,6 +53,10 @@ class QueueWriter:
 
     def __repr__(self) -> str:
         return f"<QueueWriter {self._store!r}>"
+
+    def __reduce__(self) -> tuple[type[QueueWriter], tuple[QueueWriterConfig]]:
+        # For multiprocessing's spawn and forkserver: the other process opens the queue anew.
+        return type(self), (self._config,)
 
     def __enter__(self) -> Self:
         return self
@@ -89,12 +95,28 @@ class QueueWriter:
         """Store messages in one transaction, all or none; return their reqids in order.
 
         Each is a tuple of ``push``'s arguments: ``(category, data_type, data_version, data)`` or with a reqid as fifth.
-        They are held in memory, compressed, until all are there.
+        They are held in memory, compressed, until all are there. Raises as ``push`` does, and says which message is at fault;
+        ``MessageTooLarge`` also when all of them together are larger than the queue.
         """
-        prepared = [self._message(*arguments) for arguments in messages]
+        prepared = [self._numbered_message(number, arguments) for number, arguments in enumerate(messages)]
         if prepared:
             self._store.push(prepared)
         return [message.reqid for message in prepared]
+
+    def _numbered_message(self, number: int, arguments: tuple[Any, ...]) -> NewMessage:
+        try:
+            category, data_type, data_version, data, *reqid = arguments
+            return self._message(category, data_type, data_version, data, *reqid)
+        except InvalidMessage as error:
+            raise type(error)(f"message {number} of push_many: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise InvalidMessage(
+                f"message {number} of push_many is not (category, data_type, data_version, data[, reqid]): {error}"
+            ) from error
+
+    def books(self) -> Books:
+        """Where every message that was ever pushed into this queue is now, whoever pushed it."""
+        return self._store.books()
 
     def queue_size(self) -> int:
         """How many messages wait in the queue, whoever pushed them (not bytes)."""

@@ -20,6 +20,7 @@ OLDEST_SAFE_SQLITE = (3, 51, 3)
 """Before it, a checkpoint by one connection while another writes can lose committed data (the WAL-reset race)."""
 
 _JOURNAL_SIZE_LIMIT_BYTES = 4 * 1024 * 1024
+"""Above what the WAL has between two checkpoints, so that it is written over and not cut and made to grow again."""
 
 
 def refuse_unsafe_sqlite(version: str = apsw.sqlite_lib_version()) -> None:

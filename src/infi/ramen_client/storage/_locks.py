@@ -36,8 +36,9 @@ PATIENCE_SECONDS = 2.0
 
 _LOOK_FOR_STOP_SECONDS = 0.01
 
-_LOCK_RETRY_SECONDS = 0.0001
-"""A push holds the lock for some 0.1 to 1 ms, so a waiter that looks this often gets in soon after its end."""
+_LOCK_RETRY_SECONDS = 0.0004
+"""A push holds the lock for some 0.1 to 1 ms. Looking more often costs the processor time that the holder needs; less often
+makes the worst push longer (of 4 processes: 34 ms, against 96 ms when looking every millisecond)."""
 
 
 class WritersLock:

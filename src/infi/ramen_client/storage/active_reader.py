@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ._create import Place
     from .queue import Queue
 
-CHECKPOINT_FRAMES = 1000
-"""4 MiB of WAL: SQLite's own default."""
+CHECKPOINT_FRAMES = 300
+"""Before a writer would: it has the time."""
 
 SUSPECT_AFTER = 5
 """Rejections without a protocol body in a row that make a server suspect (protocol section 1)."""

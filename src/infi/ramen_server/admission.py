@@ -1,0 +1,263 @@
+"""Every decision about a request, as values. docs/design/collector.md, "Admission", has the order and the reasons.
+
+``admit_head`` judges what comes before the body, ``read_payload`` the body, ``judge`` the message; the first ``Decision`` is the
+answer. ``answer`` is the one place where a decision becomes a status, headers and a body. Nothing here knows of sockets,
+stores or the loop; the JSON check uses a SQLite database in memory, one for each thread.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import apsw
+
+from infi.ramen_protocol import (
+    BodyTooLarge,
+    Code,
+    CodingError,
+    Envelope,
+    RefusedRequest,
+    Rule,
+    UnsupportedCoding,
+    answer_body,
+    decode_body,
+    parse_target,
+    status_of,
+)
+
+from .auth import Purpose, Token
+
+if TYPE_CHECKING:
+    from .limits import Limits
+    from .rate import RateLimiter
+    from .rules import StoredRule
+    from .settings import Current
+
+ACCEPTED_CODINGS = b"gzip, deflate"
+"""What is announced in ``Accept-Encoding`` (RFC 7694); identity goes without saying."""
+
+_CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Kind(Enum):
+    """What a decision is; ``value`` is its label in the metrics."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    DROPPED = "dropped"
+    BAD_REQUEST = "bad_request"
+    NOT_FOUND = "not_found"
+    WRONG_METHOD = "wrong_method"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_CODING = "unsupported_coding"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
+    SLOW = "slow"
+    BUSY = "busy"
+    """A bound of the collector's own; worth another try soon."""
+    UNAVAILABLE = "unavailable"
+    """The store cannot take it now, or the collector is stopping."""
+    FAULT = "fault"
+    """A fault of the collector's code."""
+
+
+_CODES = {
+    Kind.ACCEPTED: Code.ACCEPTED,
+    Kind.DUPLICATE: Code.ACCEPTED,
+    Kind.DROPPED: Code.DROPPED,
+    Kind.BAD_REQUEST: Code.BAD_REQUEST,
+    Kind.NOT_FOUND: Code.NOT_FOUND,
+    Kind.TOO_LARGE: Code.PAYLOAD_TOO_LARGE,
+    Kind.UNSUPPORTED_CODING: Code.UNSUPPORTED_MEDIA_TYPE,
+    Kind.UNAUTHORIZED: Code.UNAUTHORIZED,
+    Kind.FORBIDDEN: Code.FORBIDDEN,
+    Kind.RATE_LIMITED: Code.TOO_MANY_REQUESTS,
+    Kind.BUSY: Code.UNAVAILABLE,
+    Kind.UNAVAILABLE: Code.UNAVAILABLE,
+    Kind.FAULT: Code.INTERNAL_ERROR,
+}
+_REFUSALS = {
+    Code.BAD_REQUEST: Kind.BAD_REQUEST,
+    Code.NOT_FOUND: Kind.NOT_FOUND,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is answered."""
+
+    kind: Kind
+    details: str | None = None
+    rule: Rule | None = None
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A decision as HTTP."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request whose head is in order. ``declared_bytes`` is None where no length was declared."""
+
+    envelope: Envelope
+    token: Token
+    coding: str | None
+    declared_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LargerThanTried:
+    """The payload is larger than the bytes that were tried, but maybe not larger than the limit."""
+
+
+ACCEPTED = Decision(Kind.ACCEPTED)
+DUPLICATE = Decision(Kind.DUPLICATE, "a duplicate: this message was accepted before")
+BUSY = Decision(Kind.BUSY, "the collector is busy", retry_after_seconds=1)
+STOPPING = Decision(Kind.UNAVAILABLE, "the collector is stopping", retry_after_seconds=1)
+SLOW = Decision(Kind.SLOW, "the body did not come in time")
+
+
+def find_token(headers: Headers, current: Current, purpose: Purpose) -> Token | Decision:
+    """Find the token that a request presents, and see that it is for this."""
+    presented = [value for name, value in headers if name == b"x-api-token"]
+    if purpose is Purpose.READ:  # what Prometheus can send
+        presented += [
+            value[7:]
+            for name, value in headers
+            if name == b"authorization" and value[:7].lower() == b"bearer "
+        ]
+    if len(presented) != 1:
+        return Decision(Kind.UNAUTHORIZED, "the request must have one X-API-Token header")
+    token = current.tokens.find(presented[0].strip())
+    if token is None:
+        return Decision(Kind.UNAUTHORIZED, "X-API-Token is not known here, or was revoked")
+    if token.purpose is not purpose:
+        return Decision(Kind.FORBIDDEN, f"this token is not for this: it is made to {token.purpose.value}")
+    return token
+
+
+def admit_head(  # noqa: PLR0911 - a list of checks
+    method: str, target: str, headers: Headers, current: Current, limits: Limits
+) -> Admitted | Decision:
+    """Judge everything that comes before the body."""
+    token = find_token(headers, current, Purpose.SEND)
+    if isinstance(token, Decision):
+        return token
+    if method != "POST":
+        return Decision(Kind.WRONG_METHOD, "messages come by POST")
+    try:
+        envelope = parse_target(target)
+    except RefusedRequest as refusal:
+        return Decision(_REFUSALS[refusal.code], refusal.details)
+    if not token.scope.covers(envelope):
+        return Decision(Kind.FORBIDDEN, "this token may not send for this sender and serial")
+    declared = _declared_bytes(headers)
+    if isinstance(declared, Decision):
+        return declared
+    if declared is not None and declared > limits.max_body_bytes:
+        return too_large(limits.max_body_bytes)
+    codings = [value for name, value in headers if name == b"content-encoding"]
+    coding = b",".join(codings).decode("latin-1") if codings else None
+    return Admitted(envelope, token, coding, declared)
+
+
+def _declared_bytes(headers: Headers) -> int | Decision | None:
+    lengths = {value.strip() for name, value in headers if name == b"content-length"}
+    if not lengths:
+        return None
+    length = lengths.pop()
+    if lengths or not _CONTENT_LENGTH(length):
+        return Decision(Kind.BAD_REQUEST, "Content-Length is no length")
+    return int(length)
+
+
+def too_large(max_bytes: int) -> Decision:
+    """The answer to a body of more than so many bytes."""
+    return Decision(Kind.TOO_LARGE, f"the body is larger than {max_bytes} bytes")
+
+
+def read_payload(
+    body: bytes, coding: str | None, *, try_bytes: int, max_bytes: int
+) -> bytes | Decision | LargerThanTried:
+    """Take the content coding off and see that one JSON text is below; holds at most ``try_bytes`` of it."""
+    try:
+        payload = decode_body(body, coding, max_bytes=try_bytes)
+    except UnsupportedCoding as error:
+        return Decision(Kind.UNSUPPORTED_CODING, str(error))
+    except BodyTooLarge as error:
+        return LargerThanTried() if try_bytes < max_bytes else Decision(Kind.TOO_LARGE, str(error))
+    except CodingError as error:
+        return Decision(Kind.BAD_REQUEST, str(error))
+    if not is_json(payload):
+        return Decision(
+            Kind.BAD_REQUEST,
+            "the body is not one JSON text in UTF-8 (NaN and infinities are none), or nests too deep",
+        )
+    return payload
+
+
+def judge(
+    admitted: Admitted, current: Current, rates: RateLimiter, now: float
+) -> tuple[Decision, StoredRule | None] | None:
+    """See whether the message is wanted, and wanted now; None when it is to be stored. ``now`` is monotonic seconds."""
+    stored = current.rules.match(admitted.envelope)
+    if stored is not None:
+        return Decision(Kind.DROPPED, "the operator does not want this message", stored.rule), stored
+    wait = rates.take(admitted.token.name, admitted.envelope.sender, now)
+    if wait is not None:
+        return Decision(Kind.RATE_LIMITED, "too many messages of this sender", retry_after_seconds=wait), None
+    return None
+
+
+def answer(decision: Decision) -> Answer:
+    """Write a decision as HTTP."""
+    code = _CODES.get(decision.kind)
+    headers: Headers = [(b"content-type", b"application/json"), (b"accept-encoding", ACCEPTED_CODINGS)]
+    if code is not None:
+        status, body = status_of(code), answer_body(code, decision.details, decision.rule)
+    else:
+        # The protocol has no code for these; a client knows them by their status.
+        body = f"{decision.details}\n".encode()
+        headers[0] = (b"content-type", b"text/plain; charset=utf-8")
+        if decision.kind is Kind.WRONG_METHOD:
+            status = 405
+            headers.append((b"allow", b"POST"))
+        else:
+            status = 408
+            headers.append((b"connection", b"close"))
+    if decision.retry_after_seconds is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(decision.retry_after_seconds))).encode()))
+    headers.append((b"content-length", str(len(body)).encode()))
+    return Answer(status, headers, body)
+
+
+_thread = threading.local()
+
+
+def is_json(payload: bytes) -> bool:
+    """Whether the payload is one JSON text (RFC 8259) in UTF-8, of at most 1,000 levels."""
+    if b"\0" in payload:  # SQLite would stop reading there
+        return False
+    if not payload.isascii():
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            return False
+    connection = getattr(_thread, "connection", None)
+    if connection is None:
+        connection = _thread.connection = apsw.Connection(":memory:")
+    return bool(connection.execute("SELECT json_valid(CAST(? AS TEXT), 1)", (payload,)).get == 1)
