@@ -559,8 +559,10 @@ def test_an_interrupted_run_can_be_begun_again(server: RamenServer, client: Clie
     server.answer_with(Accept(), Hang())
     program = child(
         f"""
+        import signal
         from infi.ramen_client.config import QueueReaderConfig
         from infi.ramen_client.queue_reader import QueueReader
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
         reader = QueueReader({in_child(client)})
         try:
             reader.run()

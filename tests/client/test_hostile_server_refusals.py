@@ -99,7 +99,22 @@ def test_a_thousand_refusals_are_counted_not_logged_one_by_one(
     client.push(300)
     assert client.reader.run(blocking=False) == 300
     assert client.counts() == {"pushed": 300, "dead": 300}
-    assert len(lines(caplog)) == 1
+    _, rest = lines(caplog)
+    assert rest == "299 more messages were refused in the same words; they are kept as dead letters"
+
+
+def test_refusals_in_other_words_are_not_counted_together(
+    server: RamenServer, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.answer_with(
+        Refuse("BAD_REQUEST", "no"), Refuse("BAD_REQUEST", "no"), Refuse("BAD_REQUEST", "never")
+    )
+    client.push(3)
+    assert client.reader.run(blocking=False) == 3
+    first, rest, other = lines(caplog)
+    assert "BAD_REQUEST: no; " in first
+    assert rest.startswith("1 more messages were refused in the same words")
+    assert "BAD_REQUEST: never; " in other
 
 
 def test_dead_letters_take_a_tenth_of_the_queue_and_no_more(server: RamenServer, tmp_path: Path) -> None:
@@ -139,11 +154,10 @@ def test_four_unexplained_refusals_cost_four_messages_and_the_fifth_brings_all_b
     assert client.server_row()["suspect_since"] is not None
     assert "the server is suspect: it refuses one message after the other" in client.state()["last_error"]
     assert client.state()["failing_since"] is not None
-    refused, suspect = lines(caplog)
-    assert (
-        "for good: the server, or a proxy before it, answered with status 400 without a protocol body"
-        in refused
-    )
+    refused, put_back, suspect = lines(caplog)
+    assert "refused a message: the server, or a proxy before it, answered with status 400 without" in refused
+    assert "comes back if it refuses on without speaking the protocol" in refused
+    assert "refused 5 messages in a row without speaking the protocol: they are back in the queue" in put_back
     assert "is suspect" in suspect
     assert "check hostname, ssl and proxy; retrying, 8 waiting" in suspect
 

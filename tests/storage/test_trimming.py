@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -212,3 +213,18 @@ def test_a_push_trims_far_less_than_everything(tmp_path: Path) -> None:
     while queue.books().trimmed == 0:
         push(queue, 1, size=1000)
     assert queue.size() > before - 110
+
+
+def test_every_trimmed_message_is_said_at_the_latest_when_the_queue_is_closed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = make_queue(tmp_path, max_bytes=10 * 1024)
+    push(queue, 300, size=200)
+    trimmed = queue.books().trimmed
+    assert trimmed > 100
+    queue.close()
+    said = [
+        int(found[1]) for found in re.finditer(r"the (\d+) oldest messages were thrown away", caplog.text)
+    ]
+    assert sum(said) == trimmed
+    assert len(said) == 2

@@ -29,20 +29,22 @@ from .delivery.transport import Answer, Request, Transport, route_from
 from .errors import (
     AuthenticationError,
     AutheticationError,
-    InvalidMessage,
     QueueClosed,
     QueueError,
     QueueForked,
     QueueGone,
     QueueUnusable,
     ValidationError,
+    WrongConfig,
 )
 from .storage import ActiveReader
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
     from .delivery.transport import Route
+    from .storage import Books, DeadLetter
 
 __all__ = ["AuthenticationError", "AutheticationError", "Blacklist", "QueueReader"]
 
@@ -70,7 +72,9 @@ class QueueReader:
 
     def __init__(self, config: QueueReaderConfig) -> None:
         if not isinstance(config, QueueReaderConfig):
-            raise InvalidMessage("a QueueReader is built with a QueueReaderConfig")
+            raise WrongConfig(
+                f"a QueueReader is built with a QueueReaderConfig, not with a {type(config).__name__}"
+            )
         config.validate()
         self._config = config
         self._queue = open_queue(config)
@@ -85,6 +89,10 @@ class QueueReader:
     def __repr__(self) -> str:
         return f"<QueueReader {self._queue!r} to {self._config.hostname}>"
 
+    def __reduce__(self) -> tuple[type[QueueReader], tuple[QueueReaderConfig]]:
+        # For multiprocessing's spawn and forkserver: the other process opens the queue anew.
+        return type(self), (self._config,)
+
     def __enter__(self) -> Self:
         return self
 
@@ -98,6 +106,7 @@ class QueueReader:
         self._closed = True
         self.stop()
         self._queue.close()
+        self._outage.say_rest()
         if not self._stops:
             self._close_transport()
 
@@ -207,6 +216,27 @@ class QueueReader:
             logger.warning("connection test of %s failed: %s", server, say_answer(outcome.status, judgement))
         return judgement.verdict is Verdict.ACCEPTED
 
+    def books(self) -> Books:
+        """Where every message that was ever pushed into this queue is now."""
+        return self._queue.books()
+
+    def dead_letters(self, limit: int = 1000) -> list[DeadLetter]:
+        """The messages that were refused for good, or damaged, with the reason; the oldest first, at most ``limit``."""
+        return self._queue.dead_letters(limit)
+
+    def retry_dead_letters(self, positions: Iterable[int] | None = None) -> int:
+        """Put dead letters back into the queue, in their old places; return how many. None: all that could be sent.
+
+        ``positions`` are those of their messages (``DeadLetter.message.position``).
+        """
+        if positions is None:
+            positions = [letter.message.position for letter in self._queue.dead_letters(2**31)]
+        return self._queue.retry_dead_letters(positions)
+
+    def discard_dead_letters(self) -> int:
+        """Throw every dead letter away, counted; return how many."""
+        return self._queue.discard_dead_letters()
+
     def get_blacklist(self) -> list[HeldRule]:
         """The rules that are held now, each with its six attributes, ``added`` and ``last_seen``."""
         return self._blacklist.get_list()
@@ -253,7 +283,7 @@ class QueueReader:
         except (QueueGone, QueueClosed) as error:
             if until is Until.DRAINED:
                 raise
-            logger.info("the reader ends: %s", error)
+            logger.warning("the reader ends: %s", error)
         finally:
             self._end(stop)
         return 0
@@ -273,6 +303,7 @@ class QueueReader:
             return run.go(until, raise_refused_token=raise_refused_token)
         finally:
             active.close()
+            self._outage.say_rest()
 
     def _take_over(self, stop: Stop) -> tuple[ActiveReader, Transport] | None:
         """Become the active reader, if none is; who does closes it. ``QueueUnusable`` when the system refuses."""

@@ -34,7 +34,15 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from infi.ramen_client.errors import AuthenticationError
-from infi.ramen_client.storage import Death, FailureNote, Fate, ServerFacts, Settlement, now_ms
+from infi.ramen_client.storage import (
+    SUSPECT_AFTER,
+    Death,
+    FailureNote,
+    Fate,
+    ServerFacts,
+    Settlement,
+    now_ms,
+)
 from infi.ramen_protocol import (
     MAX_RETRY_AFTER_SECONDS,
     Coding,
@@ -284,8 +292,11 @@ class Courier:
                 # The five wait again, before everything that was claimed.
                 self._claimed.clear()
                 self._facts = replace(self._facts, suspect_since_ms=now_ms())
+                self._outage.put_back(self._origin, SUSPECT_AFTER)
                 return self._failed(_say_suspect(status), status, self._retry_after(judgement))
-        self._outage.refused(say_answer(status, judgement), self._origin, message)
+        self._outage.refused(
+            say_answer(status, judgement), self._origin, message, explained=judgement.explained
+        )
         return Step.DROPPED
 
     def _unauthorised(self, status: int, judgement: Judgement) -> Step:

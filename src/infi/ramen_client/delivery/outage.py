@@ -1,7 +1,7 @@
 """What the log says of the server: one warning when delivery stops working, one line when it works again.
 
 Between them a changed reason is said, at most once a minute. A message that is refused for good is an error; of more that are
-refused with the same words within a minute, only the number is said, with the next line. A refused connection is no fault of
+refused with the same words within a minute, only the number is said: when the words change, and when a run ends. A refused connection is no fault of
 the program: no traceback.
 """
 
@@ -68,20 +68,39 @@ class OutageLog:
         self._attempts = 0
         self._said = ""
 
-    def refused(self, reason: str, origin: str, message: StoredMessage) -> None:
-        """A message became a dead letter."""
+    def refused(self, reason: str, origin: str, message: StoredMessage, *, explained: bool) -> None:
+        """A message became a dead letter; one that is not ``explained`` may yet come back."""
         now = self._monotonic()
         if reason == self._refusal_said and now - self._refusal_said_at < _SAY_AGAIN_AFTER_SECONDS:
             self._refused_unsaid += 1
             return
+        self.say_rest()
         logger.error(
-            "%s refused a message for good: %s; %s/%s with the reqid %s is kept as a dead letter%s",
+            "%s refused a message%s: %s; %s/%s with the reqid %s is kept as a dead letter%s",
             origin,
+            " for good" if explained else "",
             reason,
             message.category,
             message.data_type,
             ascii(message.reqid[:_MAX_REQID_CHARS]),
-            f", as are {self._refused_unsaid} before it" if self._refused_unsaid else "",
+            "" if explained else ", and comes back if it refuses on without speaking the protocol",
         )
         self._refusal_said, self._refusal_said_at = reason, now
+
+    def say_rest(self) -> None:
+        """Say what is unsaid of refused messages; at the latest when a run ends."""
+        if self._refused_unsaid:
+            count, self._refused_unsaid = self._refused_unsaid, 0
+            logger.error(
+                "%d more messages were refused in the same words; they are kept as dead letters", count
+            )
+
+    def put_back(self, origin: str, count: int) -> None:
+        """The server turned out suspect: what it refused without speaking the protocol waits again."""
         self._refused_unsaid = 0
+        self._refusal_said = ""
+        logger.warning(
+            "%s refused %d messages in a row without speaking the protocol: they are back in the queue",
+            origin,
+            count,
+        )

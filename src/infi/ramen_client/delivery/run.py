@@ -129,6 +129,8 @@ class Run:
     def _survive(self, error: Exception) -> None:
         if self._stop.is_set():
             return  # it gave up waiting for the file because it is to end
+        # A file that was taken away fails in many ways; none of them is the disk's fault.
+        self._active.check_in_place()
         self._dismiss_courier()
         with suppress(Exception):
             self._active.give_back()

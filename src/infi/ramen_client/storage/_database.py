@@ -115,14 +115,16 @@ class Database:
         """Raise ``QueueGone`` when the path does not lead to this file any more (one ``stat``)."""
         try:
             found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116 - on the path of every push
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             found = None
+        except OSError as error:
+            raise plain_error(self.path, error) from error
         if found is None or (found.st_dev, found.st_ino) != self.identity:
             raise self._gone()
 
     def _gone(self) -> QueueGone:
         return QueueGone(
-            f"{self.path}: the queue's file was deleted or replaced under this program; nothing was stored. "
+            f"{self.path}: the queue's file was deleted or replaced under this program; nothing more is stored or sent here. "
             "Build a new writer or reader."
         )
 

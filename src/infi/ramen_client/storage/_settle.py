@@ -88,18 +88,20 @@ def dead_letters_share(limit_bytes: int) -> int:
     return limit_bytes // 10
 
 
-def discard_surplus_dead(connection: apsw.Connection, *, share_bytes: int) -> None:
-    """Throw the oldest dead letters away while all take more than their share.
+def discard_surplus_dead(connection: apsw.Connection, *, share_bytes: int) -> int:
+    """Throw the oldest dead letters away while all take more than their share; return how many.
 
     The newest stays, and those that may yet go back (``unexplained``). After ``_DISCARD_MOST_BYTES`` the rest is left for the
     next time.
     """
-    discarded = 0
+    letters = discarded = 0
     while discarded < _DISCARD_MOST_BYTES:
         size = discard_oldest_dead(connection, share_bytes=share_bytes, but_the_newest=True)
         if not size:
             break
+        letters += 1
         discarded += size
+    return letters
 
 
 def discard_oldest_dead(connection: apsw.Connection, *, share_bytes: int, but_the_newest: bool) -> int:

@@ -227,7 +227,8 @@ class ActiveReader:
         return suspect
 
     def _keep_dead_share(self, connection: apsw.Connection) -> None:
-        discard_surplus_dead(connection, share_bytes=dead_letters_share(self._queue.max_bytes))
+        discarded = discard_surplus_dead(connection, share_bytes=dead_letters_share(self._queue.max_bytes))
+        self._queue.dead_discarded.note(discarded)
 
     def _note_success(self, connection: apsw.Connection, now: int) -> None:
         if self._may_be_unexplained:

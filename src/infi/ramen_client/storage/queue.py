@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from ._create import open_database
 from ._database import Kind
 from ._errors import UncertainCommit
 from ._inlet import move_inlet
+from ._losses import LossLog
 from ._rows import (
     DeadLetter,
     Fate,
@@ -58,8 +60,6 @@ _WRITER_CHECKPOINT_FRAMES = 400
 """1.6 MiB of WAL. A sync costs nearly twice as much while the WAL still grows as when it is written over (measured), so it
 had better not grow for long; and a small queue shall not have a large one."""
 
-_TRIM_WARNING_EVERY_SECONDS = 60.0
-
 
 @dataclass(frozen=True, slots=True)
 class PushPoint:
@@ -78,8 +78,16 @@ class Queue:
         self._place = place
         self._max_bytes = max_bytes
         self._kind = Kind.FULL if durable else Kind.NORMAL
-        self._trimmed_unsaid = 0
-        self._trim_warned_at: float | None = None
+        self._trimmed = LossLog(
+            f"{self._database.path}: over its limit of {max_bytes} bytes; the %d oldest messages were thrown away unsent. "
+            "Raise max_queue_size, or find out why nothing is delivered."
+        )
+        self.dead_discarded = LossLog(
+            f"{self._database.path}: its dead letters take more than their share; the %d oldest were thrown away."
+        )
+        """What was said of dead letters that had to go."""
+        for losses in (self._trimmed, self.dead_discarded):
+            weakref.finalize(self, losses.say_rest)
 
     def __repr__(self) -> str:
         state = "closed" if self._database is None else str(self._database.path)
@@ -115,6 +123,8 @@ class Queue:
     def close(self) -> None:
         """Let go of the file; it is closed when no other writer or reader of this process uses it."""
         self._database = None
+        self._trimmed.say_rest()
+        self.dead_discarded.say_rest()
 
     def push(self, messages: Sequence[NewMessage]) -> None:
         """Store messages in one transaction: all of them or none, in their order.
@@ -130,8 +140,7 @@ class Queue:
                 f"{error} Pushing again with the same reqid is safe.", messages[0].reqid
             ) from error
         database.wake_readers()
-        if trimmed:
-            self._say_trimmed(trimmed)
+        self._trimmed.note(trimmed)
         database.checkpoint_above(_WRITER_CHECKPOINT_FRAMES, self._kind)
 
     def _store(self, database: Database, messages: Sequence[NewMessage]) -> int:
@@ -151,20 +160,6 @@ class Queue:
                 pushed_bytes=size,
                 inlet_boundary=self._meta.inlet_boundary,
             )
-
-    def _say_trimmed(self, count: int) -> None:
-        self._trimmed_unsaid += count
-        now = time.monotonic()
-        if self._trim_warned_at is None or now - self._trim_warned_at >= _TRIM_WARNING_EVERY_SECONDS:
-            logger.warning(
-                "%s: over its limit of %d bytes; the %d oldest messages were thrown away unsent. "
-                "Raise max_queue_size, or find out why nothing is delivered.",
-                self.path,
-                self._max_bytes,
-                self._trimmed_unsaid,
-            )
-            self._trimmed_unsaid = 0
-            self._trim_warned_at = now
 
     def size(self) -> int:
         """How many messages wait, those in flight included (kept, not counted)."""
