@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import logging
+import os
 import sqlite3
 import threading
 import uuid
@@ -822,3 +823,15 @@ def test_a_writer_may_be_handed_to_a_process_of_multiprocessing(
         json.dumps(fields),
         method,
     )
+
+
+def test_push_many_refuses_what_is_larger_than_the_queue_instead_of_throwing_it_away_again(
+    make_config: Any, open_writer: Any
+):
+    writer = open_writer(make_config(max_queue_size=10 * 1024))
+    noise = [("metrics", "x", "v1", os.urandom(400).hex()) for _ in range(40)]
+    with pytest.raises(MessageTooLarge, match="smaller parts"):
+        writer.push_many(noise)
+    assert writer.queue_size() == 0
+    assert len(writer.push_many(noise[:5])) == 5
+    assert writer.queue_size() == 5

@@ -17,6 +17,7 @@ from queues import (
     activate,
     assert_sound,
     drain,
+    make_1x_file,
     make_message,
     make_queue,
     push,
@@ -411,3 +412,44 @@ assert queue.size() == 6 - refused
 assert queue.check() == []
 """
     run(code, tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o666])
+def test_whoever_may_use_a_file_that_was_there_may_use_the_locks_beside_it(tmp_path: Path, mode: int) -> None:
+    """A 1.x queue that several users share goes on being shared."""
+    path = tmp_path / "imx_1099.db"
+    make_1x_file(path, 3)
+    path.chmod(mode)
+    before = os.umask(0o077)
+    try:
+        make_queue(tmp_path).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    for name in (".writers", ".reader"):
+        assert stat.S_IMODE(path.with_name(path.name + name).stat().st_mode) == mode
+
+
+@pytest.mark.system  # only root can become somebody else
+def test_another_user_of_a_shared_1x_queue_can_push_after_root_took_it_over(tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o777)
+    path = tmp_path / "imx_1099.db"
+    make_1x_file(path, 3)
+    for file in (path, path.with_name("imx_1099.db-wal"), path.with_name("imx_1099.db-shm")):
+        if file.exists():
+            file.chmod(0o666)
+    make_queue(tmp_path).close()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            push(make_queue(tmp_path))
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert make_queue(tmp_path).size() == 4

@@ -99,6 +99,12 @@ class QueueWriter:
         ``MessageTooLarge`` also when all of them together are larger than the queue.
         """
         prepared = [self._numbered_message(number, arguments) for number, arguments in enumerate(messages)]
+        stored_bytes = sum(len(message.data) for message in prepared)
+        if stored_bytes > self._config.max_queue_size:
+            raise MessageTooLarge(
+                f"these {len(prepared)} messages take {stored_bytes} bytes, compressed; max_queue_size allows "
+                f"{self._config.max_queue_size}. Nothing was stored; push them in smaller parts."
+            )
         if prepared:
             self._store.push(prepared)
         return [message.reqid for message in prepared]

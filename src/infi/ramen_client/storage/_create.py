@@ -25,6 +25,7 @@ from ._database import Kind
 from ._errors import BUSY_TIMEOUT_SECONDS, plain_errors
 from ._files import (
     Access,
+    access_beside,
     hand_to_group,
     is_regular_file,
     make_directories,
@@ -78,6 +79,7 @@ def open_database(place: Place) -> tuple[Database, Meta]:
     access = place.access()
     path = _directory(place, access) / f"{place.sender}_{place.system_serial}.db"
     with no_fork_meanwhile(path), plain_errors(path):
+        access = access_beside(path, access)
         meta = _make_or_check(path, place, access)
         database = shared_database(path, meta.queue_id, access)
     with database.connection(Kind.NORMAL) as connection:

@@ -15,12 +15,33 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_OWNER_ALONE = 0o600
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """Who may use a queue's files: their mode, and the group (its number) that they are opened to, if any."""
 
     mode: int
     group: int | None
+
+
+def access_beside(path: Path, wanted: Access) -> Access:
+    """What files beside a database need so that whoever may use it may use them too.
+
+    A 1.x queue that several users share is such a case; SQLite does the same for the ``-wal``. Where there is no file yet,
+    ``wanted``.
+    """
+    try:
+        found = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return wanted
+    mode = wanted.mode | (stat.S_IMODE(found.st_mode) & 0o666)
+    may_hand_over = os.geteuid() == 0 or found.st_gid in (os.getegid(), *os.getgroups())
+    group = wanted.group
+    if group is None and mode & 0o060 and may_hand_over:
+        group = found.st_gid
+    return Access(mode, group)
 
 
 def make_directories(wanted: Path, access: Access) -> None:
@@ -70,10 +91,11 @@ def open_lock_file(path: Path, access: Access) -> int:
 
 def _open(path: Path, access: Access, how: int) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | how, access.mode)
-    if how and access.group is not None:
+    if how and access.mode != _OWNER_ALONE:
         try:
-            os.fchown(descriptor, -1, access.group)
-            os.fchmod(descriptor, access.mode)  # the umask took the group's share away
+            if access.group is not None:
+                os.fchown(descriptor, -1, access.group)
+            os.fchmod(descriptor, access.mode)  # the umask took the others' share away
         except OSError:
             os.close(descriptor)
             raise
