@@ -36,6 +36,8 @@ print(*push(queue, 2), sep="\\n", flush=True)
 """
 
 WORK = """
+from infi.ramen_client.storage._database import Kind
+
 queue = make_queue(sys.argv[1], durable=True, max_bytes=60_000)
 reader = activate(queue)
 for round_number in range(4):
@@ -46,13 +48,13 @@ for round_number in range(4):
     if claimed[2:]:
         reader.reject_unexplained(Settlement(claimed[2], Fate.DEAD, UNEXPLAINED), ORIGIN)
     queue.take_oldest()
-    queue.database.checkpoint()
+    queue.database.checkpoint(Kind.NORMAL)
 reader.claim(4, GIB)
 queue.retry_dead_letters([letter.message.position for letter in queue.dead_letters()][:1])
 reader.close()
 print("settling starts")
 settle_all(activate(queue))
-queue.database.checkpoint()
+queue.database.checkpoint(Kind.NORMAL)
 """
 
 TAKE_OVER = """
