@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import TYPE_CHECKING
 
@@ -186,3 +187,68 @@ def test_vacuum_by_a_1x_writer_changes_nothing(queue: Queue) -> None:
     assert_sound(queue)
     reqids += push(queue)
     assert drain(queue) == reqids
+
+
+# What the log says
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == level]
+
+
+def test_a_take_over_is_said_once_with_its_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ramen_client")
+    make_queue(tmp_path / "new")
+    assert lines(caplog, logging.INFO) == []
+    make_1x_file(tmp_path / NAME, 12)
+    for _ in range(2):
+        make_queue(tmp_path).close()
+    assert lines(caplog, logging.INFO) == [f"took over 12 messages of 1.x in {tmp_path / NAME}"]
+
+
+def make_bad_1x_file(path: Path) -> None:
+    make_1x_file(path)
+    old = open_1x(path)
+    with old:
+        push_1x(old, category="a b")
+        for _ in range(STEP_ROWS + 5):
+            push_1x(old, data=b"no stream")
+        push_1x(old, "good")
+    old.close()
+
+
+def test_rows_that_cannot_be_sent_are_one_error_for_each_step_of_the_reader(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_bad_1x_file(tmp_path / NAME)
+    assert drain(make_queue(tmp_path)) == ["good"]
+    assert lines(caplog, logging.ERROR) == [
+        f"{tmp_path / NAME}: {count} messages of 1.x cannot be sent and are kept as dead letters; the first: its {first}"
+        for count, first in (
+            (STEP_ROWS, "names have characters that no URL of the protocol can hold"),
+            (6, "payload is damaged (not a whole zlib stream)"),
+        )
+    ]
+
+
+def test_rows_that_cannot_be_sent_are_an_error_also_when_an_operator_looks_for_the_oldest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_bad_1x_file(tmp_path / NAME)
+    message = make_queue(tmp_path).oldest()
+    assert message is not None
+    assert message.reqid == "good"
+    assert len(lines(caplog, logging.ERROR)) == 2
+
+
+def test_rows_whose_step_is_rolled_back_are_not_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bad_1x_file(tmp_path / NAME)
+    reader = activate(make_queue(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(_statements, "CLAIM", "SELECT * FROM no_such_table")
+        with pytest.raises(QueueError):
+            reader.claim(1, GIB)
+    reader.close()
+    assert lines(caplog, logging.ERROR) == []

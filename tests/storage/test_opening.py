@@ -453,3 +453,82 @@ def test_another_user_of_a_shared_1x_queue_can_push_after_root_took_it_over(tmp_
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     assert make_queue(tmp_path).size() == 4
+
+
+@AS_ROOT
+def test_the_owner_of_a_1x_queue_can_push_after_root_took_it_over(open_directory: Path) -> None:
+    make_1x_file(open_directory / NAME, 3)
+    os.chown(open_directory, 65534, 65534)
+    (open_directory / NAME).chmod(0o600)
+    for path in open_directory.iterdir():
+        os.chown(path, 65534, 65534)
+    make_queue(open_directory).close()
+    run(AS_OTHER + "push(make_queue(sys.argv[1]))", open_directory)
+    assert make_queue(open_directory).size() == 4
+    assert {path.stat().st_uid for path in open_directory.iterdir()} == {65534}
+
+
+def test_a_lock_that_is_there_is_not_opened_as_if_to_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a sticky directory Linux refuses that when it is another user's (fs.protected_regular)."""
+    queue = make_queue(tmp_path)
+    system_open = os.open
+
+    def open_as_linux(path: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_CREAT and not flags & os.O_EXCL and Path(path).exists():
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return system_open(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", open_as_linux)
+    queue.database.writers_lock.close()
+    push(queue)
+    activate(queue).close()
+
+
+@AS_ROOT
+def test_a_lock_that_cannot_be_opened_is_the_file_that_the_error_names(open_directory: Path) -> None:
+    make_queue(open_directory).close()
+    for path in open_directory.iterdir():
+        path.chmod(0o600 if path.suffix == ".writers" else 0o666)
+    said = run(AS_OTHER + REFUSED, open_directory)
+    assert f"{NAME}.writers: cannot be used: Permission denied" in said
+
+
+def test_a_full_disk_names_the_file_that_found_no_room(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    queue.database.writers_lock.close()
+    with monkeypatch.context() as patched:
+        patched.setattr("infi.ramen_client.storage._locks.open_lock_file", fail)
+        with pytest.raises(DiskFull, match=r"\.writers: the disk"):
+            queue.push((make_message(),))
+
+
+@AS_ROOT
+def test_a_directory_that_may_not_be_entered_any_more_is_no_queue_that_is_gone(open_directory: Path) -> None:
+    code = """
+from infi.ramen_client.errors import QueueUnusable
+queue = make_queue(sys.argv[1])
+reader = activate(queue)
+os.setgroups([])
+os.setuid(65534)
+for use in (lambda: push(queue), reader.check_in_place, lambda: activate(queue)):
+    try:
+        use()
+    except QueueUnusable as error:
+        print(error)
+"""
+    said = run(code, open_directory / "queue").splitlines()
+    assert len(said) == 3
+    assert all("cannot be used: Permission denied" in line for line in said)
+
+
+def test_a_queue_that_is_gone_is_said_without_claiming_that_something_was_to_be_stored(queue: Queue) -> None:
+    queue.path.unlink()
+    with pytest.raises(QueueGone) as gone:
+        queue.database.check_in_place()
+    assert "nothing was stored" not in str(gone.value)
+    with pytest.raises(QueueGone, match="deleted or replaced under this program"):
+        push(queue)

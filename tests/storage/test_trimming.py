@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import pytest
 from queues import (
     GIB,
     UNEXPLAINED,
@@ -20,6 +22,7 @@ from queues import (
     push,
     push_1x,
     query,
+    run,
     settle_all,
     settlement,
 )
@@ -28,8 +31,6 @@ from infi.ramen_client.storage import Fate, Settlement
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 SMALLEST = 10 * 1024
 PAGE = 4096
@@ -228,3 +229,92 @@ def test_every_trimmed_message_is_said_at_the_latest_when_the_queue_is_closed(
     ]
     assert sum(said) == trimmed
     assert len(said) == 2
+
+
+def said(text: str, what: str = "messages") -> list[int]:
+    words = {
+        "messages": r"the (\d+) oldest messages were",
+        "dead letters": r"dead letters took .* the (\d+) oldest were",
+    }
+    return [int(found[1]) for found in re.finditer(words[what], text)]
+
+
+def test_what_was_not_said_within_the_minute_is_said_by_the_next_push_after_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue(tmp_path, max_bytes=SMALLEST)
+    push(queue, 300, size=200)
+    trimmed = queue.books().trimmed
+    assert sum(said(caplog.text)) < trimmed
+    drain(queue)
+    later = time.monotonic() + 61
+    monkeypatch.setattr("infi.ramen_client.storage._losses.time.monotonic", lambda: later)
+    push(queue)
+    assert sum(said(caplog.text)) == trimmed == queue.books().trimmed
+
+
+def test_a_queue_that_is_dropped_unclosed_says_the_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = make_queue(tmp_path, max_bytes=SMALLEST)
+    push(queue, 300, size=200)
+    trimmed = queue.books().trimmed
+    del queue
+    assert sum(said(caplog.text)) == trimmed
+
+
+FORKED = """
+import logging
+logging.basicConfig(stream=sys.stdout)
+queue = make_queue(sys.argv[1], max_bytes=10 * 1024)
+push(queue, 300, size=200)
+sys.stdout.flush()
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    print("trimmed:", queue.books().trimmed)
+"""
+
+
+def test_a_program_that_ends_says_the_rest_and_its_forked_child_does_not(tmp_path: Path) -> None:
+    text = run(FORKED, tmp_path)
+    trimmed = re.search(r"trimmed: (\d+)", text)
+    assert trimmed is not None
+    assert sum(said(text)) == int(trimmed[1])
+    assert len(said(text)) == 2
+
+
+def test_dead_letters_that_a_push_discards_are_an_error_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = make_queue(tmp_path, max_bytes=GIB)
+    push(queue, 30, size=10_000)
+    reader = activate(queue)
+    settle_all(reader, Fate.DEAD)
+    reader.close()
+    small = make_queue(tmp_path, max_bytes=200_000)
+    push(small, 50, size=1000)
+    small.close()
+    assert sum(said(caplog.text, "dead letters")) == queue.books().dead_discarded > 10
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+@pytest.mark.parametrize("explained", [True, False])
+def test_dead_letters_that_the_reader_discards_are_all_said_in_few_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, explained: bool
+) -> None:
+    queue = make_queue(tmp_path, max_bytes=200_000)
+    push(queue, 40, size=3000)
+    reader = activate(queue)
+    while claimed := reader.claim(1, GIB):
+        if explained:
+            reader.settle([settlement(claimed[0], Fate.DEAD)])
+        else:
+            reader.reject_unexplained(Settlement(claimed[0], Fate.DEAD, UNEXPLAINED), "https://server")
+            query(queue.path, "DELETE FROM unexplained")  # each the first of a run, so that none comes back
+    reader.close()
+    discarded = queue.books().dead_discarded
+    assert discarded > 20
+    queue.close()
+    assert sum(said(caplog.text, "dead letters")) == discarded
+    assert len(said(caplog.text, "dead letters")) == 2

@@ -8,6 +8,7 @@ others find it done, and that a process killed at any point leaves either the fo
 from __future__ import annotations
 
 import grp
+import logging
 import time
 import uuid
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from ._trim import live_pages
 
 if TYPE_CHECKING:
     from ._database import Database
+
+logger = logging.getLogger("ramen_client")
 
 _EMPTY_1X_PAGES = 4
 """A 1.x file without messages: the schema, the pointer map, ``queue``, ``sqlite_sequence``."""
@@ -80,8 +83,10 @@ def open_database(place: Place) -> tuple[Database, Meta]:
     path = _directory(place, access) / f"{place.sender}_{place.system_serial}.db"
     with no_fork_meanwhile(path), plain_errors(path):
         access = access_beside(path, access)
-        meta = _make_or_check(path, place, access)
+        meta, taken_over = _make_or_check(path, place, access)
         database = shared_database(path, meta.queue_id, access)
+    if taken_over is not None:
+        logger.info("took over %d messages of 1.x in %s", taken_over, path)
     with database.connection(Kind.NORMAL) as connection:
         return database, read_meta(connection, path)
 
@@ -99,7 +104,8 @@ def _directory(place: Place, access: Access) -> Path:
         ) from error
 
 
-def _make_or_check(path: Path, place: Place, access: Access) -> Meta:
+def _make_or_check(path: Path, place: Place, access: Access) -> tuple[Meta, int | None]:
+    """Return what the file says of itself, and how many messages of 1.x were taken over now, None if none was to be."""
     lock = WritersLock(path.with_name(path.name + ".writers"), access)
     try:
         with lock.turn():
@@ -113,27 +119,27 @@ def _make_or_check(path: Path, place: Place, access: Access) -> Meta:
                 )
             wal = path.with_name(path.name + "-wal")
             had_wal = wal.exists()
-            meta = _prepare(path, place)
+            prepared = _prepare(path, place)
             if not had_wal:
                 # SQLite syncs the directory after making the WAL only if the same connection syncs it first.
                 sync_directory(path.parent)
             for companion in (wal, path.with_name(path.name + "-shm")):
                 hand_to_group(companion, access)
-            return meta
+            return prepared
     finally:
         lock.close()
 
 
-def _prepare(path: Path, place: Place) -> Meta:
-    """Bring the file into our format, whatever it is now."""
+def _prepare(path: Path, place: Place) -> tuple[Meta, int | None]:
+    """Bring the file into our format, whatever it is now; return as ``_make_or_check``."""
     connection = open_connection(path)
     try:
         if not _is_ours(connection, path):
             _set_up(connection, path)
             _make_schema(connection, path, place)
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        _count_inlet(connection)
-        return read_meta(connection, path)
+        taken_over = _count_inlet(connection)
+        return read_meta(connection, path), taken_over
     finally:
         connection.close()
 
@@ -220,13 +226,15 @@ def _make_schema(connection: apsw.Connection, path: Path, place: Place) -> None:
         raise
 
 
-def _count_inlet(connection: apsw.Connection) -> None:
-    """Enter the backlog of a 1.x file into the books.
+def _count_inlet(connection: apsw.Connection) -> int | None:
+    """Enter the backlog of a 1.x file into the books; return how many messages it has, None when that was done before.
 
     Outside the take-over's transaction, since counting millions of rows takes its time and 1.x writers must not wait for it. The
     triggers count what comes and goes meanwhile; one read snapshot sees their counts and the rows at the same instant. Whoever
     is killed here leaves it to the next opener.
     """
-    if connection.execute(sql.INLET_UNCOUNTED).get:
-        base = connection.execute(sql.COUNT_INLET).get
-        connection.execute(sql.SET_INLET_BASE, (base,))
+    if not connection.execute(sql.INLET_UNCOUNTED).get:
+        return None
+    base: int = connection.execute(sql.COUNT_INLET).get
+    connection.execute(sql.SET_INLET_BASE, (base,))
+    return base if connection.changes() else None

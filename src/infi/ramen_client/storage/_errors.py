@@ -13,6 +13,7 @@ Which of SQLite's errors leaves what behind, in WAL mode:
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,10 @@ class UncertainCommit(QueueError):
 
 
 def plain_error(path: Path, error: apsw.Error | OSError) -> QueueError:
-    """The error to raise for one of SQLite's or the system's."""
+    """The error to raise for one of SQLite's or the system's; it names the file that the system named, else ``path``."""
+    where = _file_named(error) or path
     if _is_about_space(error):
-        return DiskFull(f"{path}: the disk (or a quota) is full; nothing was stored. Free some space.")
+        return DiskFull(f"{where}: the disk (or a quota) is full; nothing was stored. Free some space.")
     match error:
         case apsw.BusyError():
             return QueueBusy(
@@ -54,10 +56,15 @@ def plain_error(path: Path, error: apsw.Error | OSError) -> QueueError:
             )
         case OSError():
             return QueueUnusable(
-                f"{path}: cannot be used: {error.strerror}. Check the owner and mode of the file and its directory."
+                f"{where}: cannot be used: {error.strerror}. Check the owner and mode of the file and its directory."
             )
         case _:
             return QueueError(f"{path}: SQLite reports {type(error).__name__}: {error}. Check the disk.")
+
+
+def _file_named(error: apsw.Error | OSError) -> str | None:
+    name = error.filename if isinstance(error, OSError) else None
+    return os.fspath(name) if isinstance(name, (str, os.PathLike)) else None
 
 
 def _is_about_space(error: apsw.Error | OSError) -> bool:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
 _OWNER_ALONE = 0o600
 
 
@@ -24,6 +26,8 @@ class Access:
 
     mode: int
     group: int | None
+    owner: int | None = None
+    """Whom root makes them for, where a database is there already; else who makes them."""
 
 
 def access_beside(path: Path, wanted: Access) -> Access:
@@ -36,12 +40,15 @@ def access_beside(path: Path, wanted: Access) -> Access:
         found = path.stat(follow_symlinks=False)
     except FileNotFoundError:
         return wanted
+    if not stat.S_ISREG(found.st_mode):
+        return wanted  # it will be refused
     mode = wanted.mode | (stat.S_IMODE(found.st_mode) & 0o666)
-    may_hand_over = os.geteuid() == 0 or found.st_gid in (os.getegid(), *os.getgroups())
+    is_root = os.geteuid() == 0
+    may_hand_over = is_root or found.st_gid in (os.getegid(), *os.getgroups())
     group = wanted.group
     if group is None and mode & 0o060 and may_hand_over:
         group = found.st_gid
-    return Access(mode, group)
+    return Access(mode, group, found.st_uid if is_root else None)
 
 
 def make_directories(wanted: Path, access: Access) -> None:
@@ -78,27 +85,33 @@ def make_empty_file(path: Path, access: Access) -> None:
     A descriptor of a file that did not exist cannot drop a lock that this process has in it.
     """
     with suppress(FileExistsError):
-        os.close(_open(path, access, os.O_EXCL))
+        os.close(_make(path, access))
 
 
 def open_lock_file(path: Path, access: Access) -> int:
     """Open (creating if needed) a lock file; never through a symbolic link."""
-    try:
-        return _open(path, access, os.O_EXCL)
-    except FileExistsError:
-        return _open(path, access, 0)
-
-
-def _open(path: Path, access: Access, how: int) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | how, access.mode)
-    if how and access.mode != _OWNER_ALONE:
+    while True:
         try:
-            if access.group is not None:
-                os.fchown(descriptor, -1, access.group)
+            return _make(path, access)
+        except FileExistsError:
+            # Without O_CREAT: in a sticky directory Linux refuses that for another user's file (fs.protected_regular).
+            with suppress(FileNotFoundError):  # it went meanwhile
+                return os.open(path, _OPEN)
+
+
+def _make(path: Path, access: Access) -> int:
+    descriptor = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, access.mode)
+    try:
+        if access.owner is not None:
+            with suppress(PermissionError):  # some network file systems refuse even root
+                os.fchown(descriptor, access.owner, -1)
+        if access.group is not None:
+            os.fchown(descriptor, -1, access.group)
+        if access.mode != _OWNER_ALONE:
             os.fchmod(descriptor, access.mode)  # the umask took the others' share away
-        except OSError:
-            os.close(descriptor)
-            raise
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

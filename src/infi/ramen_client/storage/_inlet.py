@@ -7,7 +7,9 @@ dead letters as it is.
 
 from __future__ import annotations
 
+import logging
 import zlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infi.ramen_protocol import MAX_REQID_BYTES, is_name
@@ -16,9 +18,13 @@ from . import _statements as sql
 from ._rows import NewMessage, ReqidOrigin, remains_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import apsw
 
     from ._connection import Meta
+
+logger = logging.getLogger("ramen_client")
 
 BACKLOG_OFFSET = 2**62
 """A backlog row's position is its row number less this: below every position that 2.0 gives."""
@@ -29,15 +35,35 @@ STEP_BYTES = 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 
 
-def move_inlet(connection: apsw.Connection, meta: Meta, system_version: str, *, now_ms: int) -> int:
-    """Move the oldest rows of the inlet inside the running transaction, at most a step; return how many.
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a step did: how many rows it moved, how many of them became dead letters, and why the first did."""
+
+    rows: int = 0
+    buried: int = 0
+    first_reason: str = ""
+
+    def say_buried(self, path: Path) -> None:
+        """Log what could not be sent; to be called when the step is committed."""
+        if self.buried:
+            logger.error(
+                "%s: %d messages of 1.x cannot be sent and are kept as dead letters; the first: %s",
+                path,
+                self.buried,
+                self.first_reason,
+            )
+
+
+def move_inlet(connection: apsw.Connection, meta: Meta, system_version: str, *, now_ms: int) -> Moved:
+    """Move the oldest rows of the inlet inside the running transaction, at most a step.
 
     ``system_version`` is that of rows that came after the take-over: their 1.x writer sends none, so it is the reader's.
     """
     if not connection.execute(sql.INLET_FILLED).get:
-        return 0
+        return Moved()
     connection.execute(sql.ENTER_PUSHES)
     moved = buried = size = last = 0
+    first_reason = ""
     # Row by row: two hundred of the largest would not fit into memory.
     for last, pushed_at, category, data_type, data_version, reqid, data in connection.execute(
         sql.OLDEST_IN_INLET, (STEP_ROWS,)
@@ -58,13 +84,14 @@ def move_inlet(connection: apsw.Connection, meta: Meta, system_version: str, *, 
             connection.execute(sql.INSERT_DEAD, (position, *remains.columns(), *death))
             connection.execute(sql.COUNT_INLET_BURIED, (len(remains.data),))
             buried += 1
+            first_reason = first_reason or message
         moved += 1
         size += len(data or b"")
         if size >= STEP_BYTES:
             break
     connection.execute(sql.DELETE_FROM_INLET, (last,))
     connection.execute(sql.COUNT_INLET_MOVED, (moved - buried,))
-    return moved
+    return Moved(moved, buried, first_reason)
 
 
 def _message(row: tuple[Any, ...], data: bytes | None) -> NewMessage | str:

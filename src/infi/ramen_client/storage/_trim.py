@@ -9,6 +9,7 @@ go back; but for a while when the limit was lowered.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import _statements as sql
@@ -27,6 +28,14 @@ _FIRST_OF_2X = 0
 """The backlog of a 1.x file has positions below it, once it was moved."""
 
 _EVERY_ROW = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """What went to make room."""
+
+    messages: int = 0
+    dead_letters: int = 0
 
 
 def live_pages(connection: apsw.Connection) -> int:
@@ -48,28 +57,30 @@ def trim(
     newest: int,
     pushed_bytes: int,
     inlet_boundary: int,
-) -> int:
-    """Bring the queue towards its limit inside the running transaction; return how many messages went.
+) -> Trimmed:
+    """Bring the queue towards its limit inside the running transaction.
 
     ``newest`` is the position that stays, ``pushed_bytes`` what this transaction has added.
     """
     # The free pages need not be looked at while the whole file is within the limit.
     if connection.execute(sql.PAGE_COUNT).get <= empty_pages + limit_bytes // 4096:
-        return 0
-    removed = removed_bytes = 0
+        return Trimmed()
+    removed = dead_letters = removed_bytes = 0
     # Pages are given back when every row on them has gone, so a push must be free to remove twice what it added.
     most_bytes = 2 * pushed_bytes + STEP_BYTES
     while removed_bytes < most_bytes and live_bytes(connection, empty_pages) > limit_bytes:
         size = discard_oldest_dead(
             connection, share_bytes=dead_letters_share(limit_bytes), but_the_newest=False
         )
-        if not size:
+        if size:
+            dead_letters += 1
+        else:
             rows, size = _step(connection, newest, inlet_boundary)
             if not rows:
                 break
             removed += rows
         removed_bytes += size
-    return removed
+    return Trimmed(removed, dead_letters)
 
 
 def _step(connection: apsw.Connection, newest: int, inlet_boundary: int) -> tuple[int, int]:

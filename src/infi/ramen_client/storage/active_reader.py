@@ -149,6 +149,7 @@ class ActiveReader:
         ``max_bytes`` counts payloads as stored. Damaged messages on the way become dead letters.
         """
         most_bytes = min(max_bytes, self._queue.max_bytes // _CLAIM_SHARE)
+        self._queue.dead_discarded.note(0)
         while self._anything_waits():
             with self._database.transaction(Kind.READER) as connection:
                 self._begin(connection)
@@ -157,12 +158,13 @@ class ActiveReader:
                 moved = move_inlet(connection, self._queue.meta, self._queue.place.system_version, now_ms=now)
                 claimed, damaged = _claim(connection, max_messages, most_bytes)
                 bury_damaged(connection, damaged, now_ms=now)
-                if moved or damaged:
-                    self._keep_dead_share(connection)
+                discarded = self._keep_dead_share(connection) if moved.rows or damaged else 0
+            moved.say_buried(self._database.path)
+            self._queue.dead_discarded.note(discarded)
             if claimed:
                 self._tidied = False
                 return claimed
-            if not moved and not damaged:
+            if not moved.rows and not damaged:
                 break
         return []
 
@@ -194,12 +196,13 @@ class ActiveReader:
         with self._database.transaction(Kind.READER) as connection:
             self._begin(connection)
             settle(connection, settlements, now_ms=now)
-            if any(settlement.fate is Fate.DEAD for settlement in settlements):
-                self._keep_dead_share(connection)
+            died = any(settlement.fate is Fate.DEAD for settlement in settlements)
+            discarded = self._keep_dead_share(connection) if died else 0
             for rule_id, hits in (rule_hits or {}).items():
                 connection.execute(sql.HIT_RULE, (hits, rule_id))
             if heard:
                 self._note_success(connection, now)
+        self._queue.dead_discarded.note(discarded)
         if heard:
             self._may_be_unexplained = self._failing = False
         self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
@@ -215,7 +218,7 @@ class ActiveReader:
             now = now_ms()
             settle(connection, [settlement], now_ms=now)
             connection.execute(sql.NOTE_UNEXPLAINED, (settlement.message.position, origin))
-            self._keep_dead_share(connection)
+            discarded = self._keep_dead_share(connection)
             run = [position for (position,) in connection.execute(sql.READ_UNEXPLAINED, (origin,))]
             suspect = len(run) >= SUSPECT_AFTER
             if suspect:
@@ -223,12 +226,12 @@ class ActiveReader:
                     raise_dead(connection, position, now_ms=now)
                 connection.execute(sql.END_UNEXPLAINED, (origin,))
                 connection.execute(sql.VOID_LEASES)
+        self._queue.dead_discarded.note(discarded)
         self._may_be_unexplained = True
         return suspect
 
-    def _keep_dead_share(self, connection: apsw.Connection) -> None:
-        discarded = discard_surplus_dead(connection, share_bytes=dead_letters_share(self._queue.max_bytes))
-        self._queue.dead_discarded.note(discarded)
+    def _keep_dead_share(self, connection: apsw.Connection) -> int:
+        return discard_surplus_dead(connection, share_bytes=dead_letters_share(self._queue.max_bytes))
 
     def _note_success(self, connection: apsw.Connection, now: int) -> None:
         if self._may_be_unexplained:

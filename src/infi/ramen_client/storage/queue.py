@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from ._connection import Meta
     from ._create import Place
     from ._database import Database
-
-logger = logging.getLogger("ramen_client")
+    from ._inlet import Moved
+    from ._trim import Trimmed
 
 _WRITER_CHECKPOINT_FRAMES = 400
 """1.6 MiB of WAL. A sync costs nearly twice as much while the WAL still grows as when it is written over (measured), so it
@@ -79,13 +79,16 @@ class Queue:
         self._max_bytes = max_bytes
         self._kind = Kind.FULL if durable else Kind.NORMAL
         self._trimmed = LossLog(
+            logging.WARNING,
             f"{self._database.path}: over its limit of {max_bytes} bytes; the %d oldest messages were thrown away unsent. "
-            "Raise max_queue_size, or find out why nothing is delivered."
+            "Raise max_queue_size, or find out why nothing is delivered.",
         )
         self.dead_discarded = LossLog(
-            f"{self._database.path}: its dead letters take more than their share; the %d oldest were thrown away."
+            logging.ERROR,
+            f"{self._database.path}: dead letters took more than a tenth of the limit of {max_bytes} bytes; the %d oldest were "
+            "thrown away. Find out why messages are refused, or raise max_queue_size.",
         )
-        """What was said of dead letters that had to go."""
+        """Says which dead letters had to go, those that the active reader discards too."""
         for losses in (self._trimmed, self.dead_discarded):
             weakref.finalize(self, losses.say_rest)
 
@@ -123,8 +126,8 @@ class Queue:
     def close(self) -> None:
         """Let go of the file; it is closed when no other writer or reader of this process uses it."""
         self._database = None
-        self._trimmed.say_rest()
-        self.dead_discarded.say_rest()
+        for losses in (self._trimmed, self.dead_discarded):
+            losses.say_rest()
 
     def push(self, messages: Sequence[NewMessage]) -> None:
         """Store messages in one transaction: all of them or none, in their order.
@@ -140,11 +143,12 @@ class Queue:
                 f"{error} Pushing again with the same reqid is safe.", messages[0].reqid
             ) from error
         database.wake_readers()
-        self._trimmed.note(trimmed)
+        self._trimmed.note(trimmed.messages)
+        self.dead_discarded.note(trimmed.dead_letters)
         database.checkpoint_above(_WRITER_CHECKPOINT_FRAMES, self._kind)
 
-    def _store(self, database: Database, messages: Sequence[NewMessage]) -> int:
-        """Insert and trim; return how many messages were trimmed."""
+    def _store(self, database: Database, messages: Sequence[NewMessage]) -> Trimmed:
+        """Insert and trim."""
         with database.transaction(self._kind) as connection:
             position = connection.execute(sql.HEAD).get
             size = 0
@@ -214,21 +218,29 @@ class Queue:
 
     def oldest(self) -> StoredMessage | None:
         """The oldest message that is not in flight, without taking it."""
-        with self.database.transaction(self._kind) as connection:
-            return self._first(connection)
+        return self._oldest(take=False)
 
     def take_oldest(self) -> StoredMessage | None:
         """Remove the oldest message that is not in flight and return it; it counts as purged."""
-        with self.database.transaction(self._kind) as connection:
-            message = self._first(connection)
-            if message is not None:
-                settle(connection, [Settlement(message, Fate.PURGED)], now_ms=now_ms())
-            return message
+        return self._oldest(take=True)
 
-    def _first(self, connection: apsw.Connection) -> StoredMessage | None:
+    def _oldest(self, *, take: bool) -> StoredMessage | None:
+        database = self.database
+        steps: list[Moved] = []
+        with database.transaction(self._kind) as connection:
+            message = self._first(connection, steps)
+            if take and message is not None:
+                settle(connection, [Settlement(message, Fate.PURGED)], now_ms=now_ms())
+        for moved in steps:
+            moved.say_buried(database.path)
+        return message
+
+    def _first(self, connection: apsw.Connection, steps: list[Moved]) -> StoredMessage | None:
+        """The first that can be sent; ``steps`` grows by what was done to the 1.x table on the way to it."""
         now = now_ms()
         while True:
             moved = move_inlet(connection, self._meta, self._place.system_version, now_ms=now)
+            steps.append(moved)
             damaged = None
             for row in connection.execute(sql.CLAIM, (1,)):
                 message = message_of(row)
@@ -237,7 +249,7 @@ class Queue:
                 damaged = remains_of(row)
             if damaged is not None:
                 bury_damaged(connection, [damaged], now_ms=now)
-            elif not moved:
+            elif not moved.rows:
                 return None
 
     def dead_letters(self, limit: int = 1000) -> list[DeadLetter]:
