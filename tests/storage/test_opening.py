@@ -53,7 +53,7 @@ def test_directory_and_file_exist_once_the_queue_is_built_and_are_for_their_user
     assert [mode(tmp_path / "a"), mode(tmp_path / "a" / "b")] == [0o700, 0o700]
     names = {path.name: mode(path) for path in queue.path.parent.iterdir()}
     assert names == dict.fromkeys(
-        [NAME, f"{NAME}-wal", f"{NAME}-shm", f"{NAME}.writers", f"{NAME}.reader"], 0o600
+        [NAME, f"{NAME}-wal", f"{NAME}-shm", f"{NAME}.writers", f"{NAME}.reader", f"{NAME}.sync"], 0o600
     )
 
 

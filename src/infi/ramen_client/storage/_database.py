@@ -12,6 +12,8 @@ Invariants:
 - Every write transaction sees a change of the schema before it writes: a newer version that raised ``min_writer`` shuts this
   one out at once (``QueueUnusable``).
 - A connection in an unknown state is closed, never used again.
+- A durable transaction is on the platter when it has ended. While this process is alone, SQLite syncs in ``COMMIT``; where others
+  wanted the writers' turn at the same time, it is synced after the turn (``_sync``), so that nobody waits for the disk with it.
 - There is one ``Database`` for each file in a process, shared by its writers and readers (``_registry``), since two of them would
   not see each other's thread locks.
 """
@@ -34,9 +36,10 @@ from infi.ramen_client.errors import DiskFull, QueueError, QueueForked, QueueGon
 
 from . import _statements as sql
 from ._connection import WalGauge, open_connection, read_meta
-from ._errors import BUSY_TIMEOUT_SECONDS, commit_error, plain_error
+from ._errors import BUSY_TIMEOUT_SECONDS, UncertainCommit, commit_error, is_failed_sync, plain_error
 from ._locks import PATIENCE_SECONDS, WritersLock
 from ._patience import ReaderPatience
+from ._sync import SharedSync, Unconfirmed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +60,7 @@ _CHECKPOINT_WARNING_EVERY_SECONDS = 60.0
 
 
 class Kind(IntEnum):
-    """What a connection is for, named by its ``synchronous`` setting where that matters."""
+    """What a connection is for."""
 
     FULL = 0
     """Commits are on the platter when they return."""
@@ -78,6 +81,7 @@ class Database:
         self.queue_id = queue_id
         self.access = access
         self.writers_lock = WritersLock(path.with_name(path.name + ".writers"), access)
+        self._sync = SharedSync(path, access)
         self.reader_patience = ReaderPatience()
         self._wal = WalGauge()
         self._schema_version: int | None = None
@@ -96,6 +100,7 @@ class Database:
         if self.is_of_this_process:
             self._close_idle()
             self.writers_lock.close()
+            self._sync.close()
 
     @property
     def is_of_this_process(self) -> bool:
@@ -191,7 +196,38 @@ class Database:
             read_meta(connection, self.path)
             self._schema_version = found
 
-    # Checkpoints
+    # Syncs and checkpoints
+
+    def _confirm(self, failed_before: int, *, synced: bool) -> None:
+        try:
+            self._sync.confirm(failed_before, synced=synced)
+        except Unconfirmed as error:
+            raise UncertainCommit(
+                f"{self.path}: the disk did not confirm a write ({error}): it was stored, but a power cut may lose it. "
+                "Check the disk."
+            ) from error
+
+    def _ready_to_sync(self, connection: apsw.Connection) -> int:
+        """With the writers' turn, before a durable transaction: mend what a failed sync left.
+
+        Returns what ``_confirm`` wants to know.
+        """
+        record = self._sync.read()
+        if record.is_doubtful:
+            try:
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                self._sync.note_mended(record)
+            except (apsw.IOError, OSError) as error:
+                raise QueueError(
+                    f"{self.path}: the disk did not confirm an earlier write, and still fails ({error}); nothing was stored. "
+                    "Check the disk."
+                ) from error
+        return record.failed
+
+    def _note_failed_sync(self, error: apsw.Error) -> None:
+        if is_failed_sync(error):
+            with suppress(OSError):
+                self._sync.note_failure()
 
     def checkpoint(self, kind: Kind) -> None:
         """Copy the WAL into the file: nearly all of it without the lock, the last frames with it.
@@ -203,9 +239,19 @@ class Database:
         with suppress(DiskFull), self.transaction(kind) as connection:
             connection.execute(sql.ENTER_PUSHES)
         with self.connection(kind) as connection:
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            with self.writers_lock.turn():
-                frames, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            try:
+                if self._sync.read().is_doubtful:
+                    with self.writers_lock.turn():
+                        self._ready_to_sync(connection)
+                    return
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                with self.writers_lock.turn():
+                    frames, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            except apsw.BusyError:  # somebody else is at it; here SQLite does not wait
+                return
+            except apsw.Error as error:
+                self._note_failed_sync(error)
+                raise
         self._wal.note_checkpoint(frames, copied)
 
     def checkpoint_above(self, frames: int, kind: Kind) -> None:
@@ -263,6 +309,7 @@ class Database:
             self._close_idle()
             if not self._at_work:
                 self.writers_lock.close()
+                self._sync.close()
             self._generation += 1
         except BaseException:
             self.resume_in_parent()
@@ -293,6 +340,7 @@ class Database:
         # the parent's process id on record, so that it refuses to work instead of writing through it.
         if not interrupted:
             self.writers_lock.reset_in_child()
+            self._sync.reset_in_child()
             self._pid = os.getpid()
 
     def _close_idle(self) -> None:
@@ -382,28 +430,39 @@ class _Lease:
 class _Transaction(_Lease):
     """A write transaction for the length of a ``with``."""
 
-    __slots__ = ("_has_turn",)
+    __slots__ = ("_failed_before", "_has_turn", "_is_durable")
 
     def __init__(self, database: Database, kind: Kind) -> None:
         super().__init__(database, kind)
         self._has_turn = False
+        self._is_durable = kind is Kind.FULL
+        self._failed_before = 0
 
     def _begin(self) -> apsw.Connection:
         database = self._database
         database.writers_lock.refuse_nesting()
         self._has_turn = True  # before it is so: giving back too much does no harm
         database.writers_lock.acquire(database.reader_patience if self._kind is Kind.READER else None)
+        if self._is_durable and database.writers_lock.is_contended:
+            self._kind = Kind.NORMAL  # and a sync after the turn
         connection = self._connection = database._take(self._kind)  # noqa: SLF001
+        if self._is_durable:
+            self._failed_before = database._ready_to_sync(connection)  # noqa: SLF001
         connection.execute(sql.BEGIN)
         database._check_schema(connection)  # noqa: SLF001
         return connection
 
     def _commit(self) -> None:
-        if self._connection is not None:
-            try:
-                self._connection.execute(sql.COMMIT)
-            except apsw.Error as error:
-                raise commit_error(self._database.path, error) from error
+        if self._connection is None:
+            return
+        try:
+            self._connection.execute(sql.COMMIT)
+        except apsw.Error as error:
+            self._database._note_failed_sync(error)  # noqa: SLF001
+            raise commit_error(self._database.path, error) from error
+        if self._is_durable:
+            self._end_turn()
+            self._database._confirm(self._failed_before, synced=self._kind is Kind.FULL)  # noqa: SLF001
 
     def _end_turn(self) -> None:
         if self._has_turn:

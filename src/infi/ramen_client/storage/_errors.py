@@ -79,6 +79,11 @@ def _extended_code(error: apsw.Error) -> int:
     return code
 
 
+def is_failed_sync(error: apsw.Error) -> bool:
+    """Whether SQLite could not sync a file; which one, it does not say."""
+    return _extended_code(error) == apsw.SQLITE_IOERR_FSYNC
+
+
 def commit_error(path: Path, error: apsw.Error) -> QueueError:
     """The error to raise when it was COMMIT that failed."""
     if isinstance(error, apsw.IOError):

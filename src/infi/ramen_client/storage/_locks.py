@@ -34,11 +34,14 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 2.0
 """How long a writer waits for its turn before it relies on SQLite's busy time-out alone."""
 
+_CONTENDED_FOR_SECONDS = 0.25
+"""So long after it had to wait for the turn, a process takes the others to be still there."""
+
 _LOOK_FOR_STOP_SECONDS = 0.01
 
-_LOCK_RETRY_SECONDS = 0.0004
-"""A push holds the lock for some 0.1 to 1 ms. Looking more often costs the processor time that the holder needs; less often
-makes the worst push longer (of 4 processes: 34 ms, against 96 ms when looking every millisecond)."""
+_LOCK_RETRY_SECONDS = 0.0002
+"""A push holds the lock for some 0.1 ms. Looking more often costs the processor time that the holder needs; less often makes the
+worst push longer (of 4 processes on 2 cores: 15 ms, against 27 ms when looking every 0.4 ms)."""
 
 
 class WritersLock:
@@ -53,6 +56,12 @@ class WritersLock:
         # Guards _descriptor, and gives this process's threads their turns. Reentrant only to know whose it is.
         self._threads = threading.RLock()
         self._descriptor: int | None = None
+        self._waited_at = float("-inf")
+
+    @property
+    def is_contended(self) -> bool:
+        """Whether somebody else wanted the turn at the same time, now or a moment ago."""
+        return time.monotonic() - self._waited_at < _CONTENDED_FOR_SECONDS
 
     @property
     def is_mine(self) -> bool:
@@ -77,9 +86,14 @@ class WritersLock:
             return
         if self._descriptor is None:
             self._descriptor = open_lock_file(self._path, self._access)
-        _wait_for_flock(self._descriptor, patience)
+        if not _try_flock(self._descriptor):
+            self._waited_at = time.monotonic()
+            _wait_for_flock(self._descriptor, patience)
 
     def _wait_for_threads(self, patience: ReaderPatience | None) -> bool:
+        if self._threads.acquire(blocking=False):
+            return True
+        self._waited_at = time.monotonic()
         if patience is None:
             return self._threads.acquire(timeout=PATIENCE_SECONDS)
         began = time.monotonic()
@@ -118,19 +132,23 @@ class WritersLock:
         self._threads = threading.RLock()
 
 
+def _try_flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _wait_for_flock(descriptor: int, patience: ReaderPatience | None) -> None:
-    began: float | None = None
+    began = time.monotonic()
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            now = time.monotonic()
-            if began is None:
-                began = now
-            elif now - began > PATIENCE_SECONDS or (patience and patience.is_over(began, PATIENCE_SECONDS)):
-                return
-            time.sleep(_LOCK_RETRY_SECONDS)
-        else:
+        time.sleep(_LOCK_RETRY_SECONDS)
+        if _try_flock(descriptor):
+            return
+        if time.monotonic() - began > PATIENCE_SECONDS or (
+            patience and patience.is_over(began, PATIENCE_SECONDS)
+        ):
             return
 
 
