@@ -28,7 +28,7 @@ test-system: $(READY)  ## The rest: root, and programs installed from the operat
 	tests/system/install
 	$(BIN)/python -m pytest -m system
 
-demo: $(READY)   ## The main job on this machine's real telemetry, with kills and an outage in the middle
+demo: $(READY)   ## The main job on this machine's real telemetry, hurt in every way that the field knows; then the books
 	$(BIN)/python -m demo
 
 bench: $(READY)  ## Push and drain beside the raw limit and the real 1.x

@@ -1,13 +1,12 @@
 """``make demo``, or ``python -m demo``: this machine's real telemetry on its way, hurt on purpose, and every message counted.
 
-Exit status: 0 when the books balance; 1 when they do not, or the demo could not be played to its end; 128 + the signal's
+Exit status: 0 when the books balance and all was shown; 1 when not, or the demo could not be played to its end; 128 + the signal's
 number when one ended it (130 after Ctrl-C). The temporary directory is kept after 1 alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import sys
@@ -15,23 +14,27 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infi.ramen_client import QueueWriterConfig
-from infi.ramen_client.testing import DEFAULT_TOKEN
-
-from .drama import Interrupted, Interruption, Stage, play
-from .ledger import Ledger, problems
+from .books import problems, say_balance
+from .drama import Drama
+from .ledger import Ledger
+from .plan import QUEUES
 from .processes import Children, Fault
-from .screen import make_console, make_screen, show_account, write
-from .telemetry import TELEMETRY
-from .worker import CONFIG
+from .screen import make_console, make_screen, show_counts, write
+from .settings import begin_config
+from .stage import Interrupted, Interruption, Stage
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .drama import Played
+
 _SECONDS = 40.0
+_REST_SECONDS = 15.0
+"""Starts and recoveries, about."""
 _PLAN = (
-    "Two writers push real telemetry of this machine into a queue on disk, and a reader delivers it to a test server on "
-    "127.0.0.1; the reader is killed twice, the server fails for a while, and at the end every message is counted. "
+    "Four writers push real telemetry of this machine into two queues on disk, and two readers deliver it to a collector on "
+    "127.0.0.1. On the way, readers and collector are killed, the line fails in many ways, the operator wants some of it no more, "
+    "and one of the queues is too small; at the end every message is counted. "
     "This takes about {seconds:.0f} seconds; nothing leaves this machine."
 )
 
@@ -42,18 +45,18 @@ def main(arguments: list[str] | None = None) -> int:
     interruption.watch()
     parser = argparse.ArgumentParser(
         prog="python -m demo",
-        description="Two writers, a reader, two kills, an outage, and the books at the end.",
+        description="Writers, readers, a collector; kills, outages, a captive portal, a rule, a full queue; and the books at the end.",
     )
     parser.add_argument(
         "--seconds",
         type=_duration,
         default=_SECONDS,
         metavar="N",
-        help="how long the writers push (default %(default)g)",
+        help="how long the acts take, starts and recoveries apart (default %(default)g)",
     )
     seconds = parser.parse_args(arguments).seconds
     console = make_console()
-    write(console, _PLAN.format(seconds=seconds + 5))
+    write(console, _PLAN.format(seconds=seconds + _REST_SECONDS))
     directory = Path(tempfile.mkdtemp(prefix="ramen-demo-"))
     keep = False
     try:
@@ -70,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         if keep:
             write(
                 console,
-                f"For a closer look, {directory} is kept: the queue, the records, each process's log.",
+                f"For a closer look, {directory} is kept: the queues, the records, each process's log.",
             )
         else:
             shutil.rmtree(directory)
@@ -79,54 +82,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _play(console: Console, directory: Path, seconds: float, interruption: Interruption) -> list[str]:
     """Return what is wrong at the end."""
-    ledger = Ledger(directory, _begin_config(directory), tuple(TELEMETRY))
+    ledger = Ledger(directory, [begin_config(directory, queue) for queue in QUEUES])
     try:
         # The screen ends last, so that an interrupted display is not left half drawn.
         with make_screen(console) as screen, Children(directory) as children:
-            kills = play(Stage(children, ledger, screen, interruption), directory, seconds)
+            played = Drama(Stage(children, ledger, screen, interruption), directory, seconds).play()
     except Fault as fault:
         write(console, f"The demo ends early: {fault}")
         return [str(fault)]
     else:
-        return _settle(console, ledger, kills)
+        return _settle(console, ledger, played)
     finally:
         ledger.close()
 
 
-def _settle(console: Console, ledger: Ledger, kills: int) -> list[str]:
-    account, books = ledger.account(), ledger.books()
-    show_account(console, account, books)
-    wrong = problems(account, books, kills=kills) + ledger.check_queue()
-    if wrong:
-        write(console, "The books do NOT balance:\n  " + "\n  ".join(wrong))
-        return wrong
-    again = account.arrived_again
-    write(
-        console,
-        f"The books balance: all {account.pushed:,} messages that were pushed have arrived, none is lost. "
-        + (
-            f"{again} arrived again, under the same id, after a kill: a server knows it by that."
-            if again
-            else "None arrived twice."
-        ),
-    )
-    return []
-
-
-def _begin_config(directory: Path) -> QueueWriterConfig:
-    """Write the configuration file of writers and reader; the reader's part is complete when the server runs."""
-    fields = {
-        "sender": "demo",
-        "system_serial": 1,
-        "system_version": "1.0",
-        "queue_dir": str(directory / "queue"),
-        "ssl": False,
-        "auth_token": DEFAULT_TOKEN,
-        "retry_delay": 1,
-    }
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in fields.items()]
-    (directory / CONFIG).write_text("".join(lines), encoding="utf-8")
-    return QueueWriterConfig.load(directory / CONFIG, environ={})
+def _settle(console: Console, ledger: Ledger, played: Played) -> list[str]:
+    counts, totals = ledger.counts(), ledger.totals()
+    show_counts(console, counts)
+    again = totals.duplicates
+    unbalanced = problems(counts, held=totals.messages, again=again, toll=played.toll) + ledger.check_queues()
+    if unbalanced:
+        write(console, "The books do NOT balance:\n  " + "\n  ".join(unbalanced))
+    else:
+        write(console, say_balance(counts, again=again))
+    if played.missed:
+        write(console, "The demo did NOT show everything:\n  " + "\n  ".join(played.missed))
+    return unbalanced + played.missed
 
 
 def _duration(text: str) -> float:

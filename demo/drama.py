@@ -1,190 +1,254 @@
-"""What happens when: the demo's acts, and the waiting between them.
+"""What happens when: the demo's acts.
 
-Signals that end the demo are only noted when they come and obeyed at the next look (every 20 ms), never in the middle of
-starting a process. Each act lasts a share of the time that the writers push for.
+Each lasts a share of ``seconds``, and some go on until what they are to show has happened, but never much longer: what
+did not happen by then is said at the end, and the demo has failed.
 """
 
 from __future__ import annotations
 
-import json
-import signal
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .ledger import Figures
-from .processes import Fault
-from .screen import Moment
-from .telemetry import TELEMETRY
-from .worker import CONFIG
+from infi.ramen_server import Settings
+
+from .books import Toll
+from .plan import BLACKLIST_TTL_SECONDS, MAIN, QUEUES, SMALL, UNWANTED, collector_data
+from .settings import complete_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .ledger import Ledger
-    from .processes import Child, Children
-    from .screen import Screen
+    from .plan import PlannedQueue
+    from .processes import Child
+    from .stage import Stage
 
-_LOOK_EVERY_SECONDS = 0.02
-_START_WITHIN_SECONDS = 30.0
 _KILL_AFTER_SHARE = 0.4
-"""The second kill comes when so much of the backlog has been delivered."""
-_KILL_WITHIN_SECONDS = 15.0
-_PATIENCE_SECONDS = 10.0
+"""Who is killed while the backlog drains is killed when so much of it has been delivered."""
+_SLACK_SECONDS = 6.0
+"""How much longer an act may go on until what it is to show has happened."""
+_RECOVERY_SHARE = 0.2
+"""How long, at most, an act may go on until the backlog has drained; what is left then drains in the next one."""
+_PATIENCE_SECONDS = 5.0
 """A queue that gets no shorter for so long is not draining."""
+_NEARLY_NOTHING = 20
+"""So few messages wait while all goes well, or a few more."""
 
 
-class Interrupted(Exception):
-    """A signal asks the demo to end."""
+@dataclass(frozen=True, slots=True)
+class Played:
+    """How a play went: what it did to the line, and what it was to show and did not."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-class Interruption:
-    """Notes the signals that end the demo, from ``watch`` on."""
-
-    def __init__(self) -> None:
-        self._number: int | None = None
-
-    def watch(self) -> None:
-        """Note signals instead of being ended by them; those that come twice change nothing."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _frame: object) -> None:
-        self._number = number
-
-    def check(self) -> None:
-        """Raise ``Interrupted`` when a signal came."""
-        if self._number is not None:
-            raise Interrupted(self._number)
+    toll: Toll
+    missed: list[str]
 
 
-class Stage:
-    """Waits, with one eye on the signals and the processes and one on the screen."""
+class Drama:
+    """One play. ``seconds``: how long its acts take in all, starts and recoveries apart."""
 
-    def __init__(
-        self, children: Children, ledger: Ledger, screen: Screen, interruption: Interruption
-    ) -> None:
-        self.children = children
-        self.screen = screen
-        self.figures = Figures()
-        self._ledger = ledger
-        self._interruption = interruption
-        self._began = self._second_began = time.monotonic()
-        self._second = Figures()
-        self._rates = (0.0, 0.0)
-        self._doing = ""
+    def __init__(self, stage: Stage, directory: Path, seconds: float) -> None:
+        self._stage = stage
+        self._directory = directory
+        self._seconds = seconds
+        self._readers_killed = 0
+        self._cuts = 0
+        self._missed: list[str] = []
 
-    def now(self, doing: str) -> None:
-        """Say what happens from now on."""
-        self._doing = doing
-        self.screen.say(self._elapsed(), doing)
+    def play(self) -> Played:
+        """Play it; every process has ended then. Raises ``Fault`` and ``Interrupted``."""
+        self.begin()
+        self.kill_readers()
+        self.kill_collector()
+        self.fail()
+        self.go_astray()
+        self.refuse_some()
+        self.end()
+        return self.played()
 
-    def wait(self, seconds: float, over: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until ``over`` holds, at most ``seconds``; returns whether it does."""
-        deadline = time.monotonic() + seconds
-        while True:
-            self._interruption.check()
-            self.children.check()
-            self.figures = self._ledger.look()
-            self._show()
-            if over():
-                return True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            time.sleep(min(left, _LOOK_EVERY_SECONDS))
+    def played(self) -> Played:
+        """How it went so far."""
+        return Played(Toll(self._readers_killed, self._cuts), self._missed)
 
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._began
+    # The acts
 
-    def _show(self) -> None:
-        now = time.monotonic()
-        if (passed := now - self._second_began) >= 1:
-            self._rates = (
-                (self.figures.pushed - self._second.pushed) / passed,
-                (self.figures.arrived - self._second.arrived) / passed,
+    def begin(self) -> None:
+        """Start everything, and let it work for a while."""
+        self._stage.now(
+            "The collector starts, and makes its first token. The readers reach it through a gate, which can be the fault."
+        )
+        self._gate = self._stage.children.start("gate", "gate")
+        self._start_collector()
+        self._stage.ledger.find_collector()
+        self._stage.wait_for_start("gate", lambda: bool(self._gate.said()))
+        self._open_gate()
+        for queue in QUEUES:
+            complete_config(self._directory, queue, self._gate.said()[0])
+        names = [name for queue in QUEUES for name in queue.telemetry]
+        self._stage.now(f"{len(names)} writers push into two queues, a reader of each queue delivers.")
+        self._writers = [self._stage.children.start(f"writer-{name}", "writer", name) for name in names]
+        self._small_reader = self._start_reader(SMALL)
+        self._main_reader = self._start_reader(MAIN)
+        self._act(0.11)
+
+    def kill_readers(self) -> None:
+        """Kill the main queue's reader twice: in the flow, and while its successor drains the backlog."""
+        self._kill_main_reader()
+        self._stage.now(
+            "SIGKILL to the main queue's reader. The writers notice nothing; messages wait on disk."
+        )
+        self._act(0.1)
+        self._stage.now(f"A new reader starts and finds {self._waiting(MAIN):,} waiting.")
+        self._main_reader = self._start_reader(MAIN)
+        self._drain_some()
+        self._kill_main_reader()
+        self._stage.now(f"SIGKILL to it while it drains: {self._waiting(MAIN):,} still wait.")
+        self._act(0.04)
+        self._stage.now("The next reader goes on where that one was killed.")
+        self._main_reader = self._start_reader(MAIN)
+        self._drain_some()
+
+    def kill_collector(self) -> None:
+        """Kill the collector in the middle of its work; meanwhile the small queue overflows."""
+        self._collector.kill()
+        self._cuts += 1
+        self._stage.now(
+            f"SIGKILL to the collector, too, in the middle of its work: {self._waiting(MAIN):,} wait. "
+            f"The small queue may have no more than {SMALL.max_bytes // 1024} KiB."
+        )
+        self._act(0.11)
+        if self._happens(lambda: self._stage.figures.trimmed > 0, "The small queue was not trimmed."):
+            self._stage.now(
+                f"The small queue is full: {self._stage.figures.trimmed:,} of its oldest messages had to go so far, counted "
+                "and logged."
             )
-            self._second, self._second_began = self.figures, now
-        self.screen.show(Moment(self._elapsed(), self.figures, *self._rates, self._doing))
+        self._stage.now("The collector starts again, on the files that it left.")
+        self._start_collector()
+        self._open_gate()
+        self._recover()
 
+    def fail(self) -> None:
+        """Be a collector that wants nothing now, and one that is not well."""
+        seconds = max(1, round(0.05 * self._seconds))
+        self._shut_gate(
+            f"busy {seconds}",
+            f"The gate answers everything with 429 and Retry-After: {seconds}, by itself; the collector hears nothing of it.",
+            0.11,
+        )
+        self._shut_gate("failing", "Now the gate answers everything with 503.", 0.09)
+        self._open_gate("The gate lets everything through to the collector again.")
 
-def play(stage: Stage, directory: Path, seconds: float) -> int:
-    """Play the demo; returns how often the reader was killed. Every process has ended then.
+    def go_astray(self) -> None:
+        """Be somebody else in the collector's place."""
+        self._shut_gate(
+            "portal",
+            "A captive portal is in the collector's place; the gate plays it: a page under 200, a redirection, in turns.",
+            0.11,
+        )
+        self._shut_gate(
+            "wrong-site", "Now it is some other web site, which answers with a page under 404.", 0.09
+        )
+        self._open_gate("The collector is back in its place.")
 
-    ``seconds``: how long the writers push. Raises ``Fault`` and ``Interrupted``.
-    """
-    stage.now("The test server starts.")
-    server = stage.children.start("server", "server")
-    _write_config(directory, stage, server)
-    stage.now("Two writers push, the reader delivers.")
-    writers = [stage.children.start(f"writer-{name}", "writer", "--telemetry", name) for name in TELEMETRY]
-    reader = _start_reader(stage)
-    stage.wait(0.2 * seconds)
+    def refuse_some(self) -> None:
+        """Want some messages no more for a while; by the operator's own means, beside the running collector."""
+        with Settings(collector_data(self._directory)) as settings:
+            rule = settings.add_rule(UNWANTED)
+            self._stage.now(
+                f"The operator adds a blacklist rule, {rule.rule}. The collector drops the next such message, and the reader "
+                "those after it; their writer goes on pushing."
+            )
+            self._act(0.14)
+            self._happens(lambda: self._stage.figures.by_rule > 0, "No message fell under the rule.")
+            settings.remove_rule(rule.rule_id)
+        removed_ms = time.time_ns() // 1_000_000
+        self._stage.now(
+            f"{self._stage.figures.by_rule:,} were dropped so far. The rule is removed; the reader forgets it "
+            f"{BLACKLIST_TTL_SECONDS} s after it last heard of it."
+        )
+        if self._happens(
+            lambda: self._stage.ledger.unwanted_since(removed_ms),
+            "What the rule was about did not arrive again after its end.",
+            due_within=BLACKLIST_TTL_SECONDS,
+        ):
+            self._stage.now(
+                "What that writer pushes arrives again. What was dropped stays dropped: nobody wanted it."
+            )
+        self._act(0.1)
 
-    reader.kill()
-    stage.now("SIGKILL to the reader. The writers notice nothing; messages wait in the queue.")
-    stage.wait(0.2 * seconds)
+    def end(self) -> None:
+        """Deliver everything, and end every process."""
+        self._stage.now("The writers stop; the readers deliver the rest.")
+        for writer in self._writers:
+            writer.stop()
+        self._stage.wait(0)
+        while sum(self._stage.figures.waiting) and self._gets_shorter():
+            pass
+        for child in (self._main_reader, self._small_reader, self._collector, self._gate):
+            child.stop()
 
-    backlog = stage.figures.waiting
-    enough = stage.figures.arrivals + _KILL_AFTER_SHARE * backlog
-    stage.now(f"A new reader starts and finds {backlog:,} waiting.")
-    reader = _start_reader(stage)
-    stage.wait(_KILL_WITHIN_SECONDS, lambda: stage.figures.arrivals >= enough)
+    # What they are made of
 
-    reader.kill()
-    stage.now(f"SIGKILL to the reader while it drains: {stage.figures.waiting:,} still wait.")
-    stage.wait(0.05 * seconds)
+    def _act(self, share: float) -> None:
+        self._stage.wait(share * self._seconds)
 
-    stage.now("The next reader goes on where that one was killed.")
-    reader = _start_reader(stage)
-    stage.wait(0.2 * seconds)
+    def _happens(self, happened: Callable[[], bool], missed: str, due_within: float = 0.0) -> bool:
+        """Go on with an act until it has shown what it is about; False, and ``missed`` is said, when it has not."""
+        if self._stage.wait(due_within + _SLACK_SECONDS, happened):
+            return True
+        self._missed.append(missed)
+        self._stage.now(missed)
+        return False
 
-    server.signal(signal.SIGUSR1)
-    stage.now("The server fails: every request is answered with 503. The reader keeps trying.")
-    stage.wait(0.15 * seconds)
+    def _drain_some(self) -> None:
+        """Wait until a share of the main queue's backlog has been delivered."""
+        left = (1 - _KILL_AFTER_SHARE) * self._waiting(MAIN)
+        self._stage.wait(_SLACK_SECONDS, lambda: self._waiting(MAIN) <= left)
 
-    server.signal(signal.SIGUSR1)
-    stage.now("The server is well again.")
-    stage.wait(0.2 * seconds)
+    def _waiting(self, queue: PlannedQueue) -> int:
+        return self._stage.figures.waiting[QUEUES.index(queue)]
 
-    stage.now("The writers stop; the reader delivers the rest.")
-    for writer in writers:
-        writer.stop()
-    _drain(stage)
-    reader.stop()
-    server.stop()
-    return 2
+    def _start_collector(self) -> None:
+        self._collector = collector = self._stage.children.start("collector", "collector")
+        self._stage.wait_for_start("collector", lambda: bool(collector.said()))
 
+    def _start_reader(self, queue: PlannedQueue) -> Child:
+        name = f"reader-{queue.name}"
+        reader = self._stage.children.start(name, "reader", queue.name)
+        self._stage.wait_for_start(name, lambda: self._stage.ledger.active_reader(queue) == reader.pid)
+        return reader
 
-def _start_reader(stage: Stage) -> Child:
-    """Start a reader and wait until it delivers, so that the acts last as long on a slow machine."""
-    before = stage.figures.arrivals
-    reader = stage.children.start("reader", "reader")
-    if not stage.wait(_START_WITHIN_SECONDS, lambda: stage.figures.arrivals > before):
-        raise Fault(f"the reader delivered nothing within {_START_WITHIN_SECONDS:.0f} s of its start.")
-    return reader
+    def _kill_main_reader(self) -> None:
+        self._main_reader.kill()
+        self._readers_killed += 1
 
+    def _shut_gate(self, order: str, text: str, share: float) -> None:
+        """Have the gate answer by itself."""
+        before = len(self._gate.said())
+        self._gate.tell(order)
+        self._cuts += 1
+        self._stage.now(text)
+        self._act(share)
+        self._happens(lambda: len(self._gate.said()) > before, f"The gate had nothing to answer ({order}).")
+        answered = len(self._gate.said()) - before
+        self._stage.now(
+            f"Requests answered so: {answered}. Messages that wait: {sum(self._stage.figures.waiting):,}."
+        )
 
-def _write_config(directory: Path, stage: Stage, server: Child) -> None:
-    """Complete the configuration file with the server's address, as soon as it listens."""
-    if not stage.wait(_START_WITHIN_SECONDS, lambda: server.out.read_bytes().endswith(b"\n")):
-        raise Fault(f"the server did not start within {_START_WITHIN_SECONDS:.0f} s.")
-    hostname = json.loads(server.out.read_text())["hostname"]
-    with (directory / CONFIG).open("a", encoding="utf-8") as config:
-        config.write(f'hostname = "{hostname}"\n')
+    def _open_gate(self, text: str | None = None) -> None:
+        """Have the gate pass bytes on; with a text, after an outage: say so and let the backlog drain."""
+        self._gate.tell(f"pass {self._collector.said()[0]}")
+        self._cuts += 1
+        if text is not None:
+            self._stage.now(text)
+            self._recover()
 
+    def _recover(self) -> None:
+        self._stage.wait(
+            _RECOVERY_SHARE * self._seconds + 1,
+            lambda: sum(self._stage.figures.waiting) <= _NEARLY_NOTHING,
+        )
 
-def _drain(stage: Stage) -> None:
-    """Wait until nothing waits any more, or the queue gets no shorter (the account will say so)."""
-    stage.wait(0)
-    while stage.figures.waiting and _gets_shorter(stage):
-        pass
-
-
-def _gets_shorter(stage: Stage) -> bool:
-    before = stage.figures.waiting
-    return stage.wait(_PATIENCE_SECONDS, lambda: stage.figures.waiting < before)
+    def _gets_shorter(self) -> bool:
+        before = sum(self._stage.figures.waiting)
+        return self._stage.wait(_PATIENCE_SECONDS, lambda: sum(self._stage.figures.waiting) < before)

@@ -1,13 +1,12 @@
-"""The demo's own count of messages, and whether it balances.
+"""The demo's own count of messages.
 
 It is made from three sources that do not know each other: what the writers wrote down after ``push`` had returned, what the
-server wrote down before it answered, and the rows in the queue's file. A message is known by its path and reqid, as the server
-knows it. Only then the count is compared with the books that the queue keeps of itself.
+collector's archive holds, and the queues' files, with the books that they keep of themselves. A message is known by its path and
+reqid, as the collector knows it. ``books`` compares them.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,39 +14,37 @@ from typing import TYPE_CHECKING
 import apsw
 
 from infi.ramen_client.storage import Place, Queue
+from infi.ramen_protocol import message_path
+from infi.ramen_server import Selection, SqliteArchive, Totals
+
+from .books import Count, count
+from .plan import QUEUES, UNWANTED, collector_data, path_of, writer_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from infi.ramen_client import QueueWriterConfig
-    from infi.ramen_client.storage import Books
 
-SERVER_RECORD = "arrived.jsonl"
-_AGAIN_A_KILL = 64
-"""A reader takes so many messages at a time, at most, and acknowledges them together; one that is killed in between sends them
-again."""
+    from .plan import PlannedQueue
 
-
-def writer_record(directory: Path, telemetry: str) -> Path:
-    """The file in which a writer writes down what it pushed: ``PATH REQID`` a line."""
-    return directory / f"pushed-{telemetry}.txt"
-
-
-def path_of(config: QueueWriterConfig, category: str, data_type: str, data_version: str | int) -> str:
-    """The path of a message's URL (protocol section 1), put together here once more, so that it is checked, too."""
-    return f"/ramen/v1/{category}/{config.system_serial}/{config.sender}.{data_type}.{data_version}/"
+_ALL = 2**31
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The count while the demo runs; its sources are not read in the same instant."""
+    """The count while the demo runs; its sources are not read in the same instant. Tuples have a number for each queue."""
 
     pushed: int = 0
-    waiting: int = 0
+    waiting: tuple[int, ...] = (0,) * len(QUEUES)
+    in_flight: int = 0
+    """Of the waiting ones: those that a reader has in its hands."""
     arrived: int = 0
-    """Different messages."""
+    """Different messages that the collector has."""
     arrived_again: int = 0
+    by_rule: int = 0
+    """Dropped under the rule, wherever."""
+    trimmed: int = 0
 
     @property
     def arrivals(self) -> int:
@@ -55,118 +52,120 @@ class Figures:
         return self.arrived + self.arrived_again
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """The count at the end, when nothing moves any more: ``pushed = arrived_once + waiting - waiting_twice + lost``."""
-
-    pushed: int
-    """Acknowledged to the writers."""
-    waiting: int
-    """In the queue's file."""
-    waiting_twice: int
-    """Of the waiting ones: those that have arrived, too."""
-    arrived_once: int
-    """Different messages that the server has."""
-    arrived_again: int
-    """Arrivals of a message that the server had already."""
-    lost: int
-    """Pushed, and neither waiting nor arrived."""
-    unknown: int
-    """Waiting or arrived, and no writer has written it down."""
-    pushed_twice: int
-    """Messages that were given the identity of another one."""
-
-
 class Ledger:
-    """Counts the messages of one demo."""
+    """Counts the messages of one demo. ``configs``: those of the planned queues, in their order."""
 
-    def __init__(self, directory: Path, config: QueueWriterConfig, telemetry: tuple[str, ...]) -> None:
-        self._config = config
-        self._queue = Queue(
+    def __init__(self, directory: Path, configs: list[QueueWriterConfig]) -> None:
+        self._collector_data = collector_data(directory)
+        self._archive: SqliteArchive | None = None
+        self._accounts = [_QueueAccount(directory, *pair) for pair in zip(QUEUES, configs, strict=True)]
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for account in self._accounts:
+            account.close()
+        if self._archive is not None:
+            self._archive.close()
+
+    def find_collector(self) -> None:
+        """Look at the collector's archive from now on; to be called when it has been made."""
+        self._archive = SqliteArchive(self._collector_data)
+
+    def look(self) -> Figures:
+        """Count what can be counted at a glance."""
+        books = [account.queue.books() for account in self._accounts]
+        totals = self.totals()
+        return Figures(
+            pushed=sum(account.read_record().total() for account in self._accounts),
+            waiting=tuple(book.waiting for book in books),
+            in_flight=sum(account.in_flight() for account in self._accounts),
+            arrived=totals.messages,
+            arrived_again=totals.duplicates,
+            by_rule=sum(book.dropped + book.blacklisted for book in books),
+            trimmed=sum(book.trimmed for book in books),
+        )
+
+    def totals(self) -> Totals:
+        """What the collector says that it holds."""
+        return Totals(0, 0, 0) if self._archive is None else self._archive.totals()
+
+    def unwanted_since(self, time_ms: int) -> bool:
+        """Whether the collector has stored a message since then that falls under the rule; milliseconds since the epoch."""
+        wanted = Selection(received_from_ms=time_ms, category=UNWANTED.category)
+        return self._archive is not None and any(True for _ in self._archive.export(wanted))
+
+    def active_reader(self, queue: PlannedQueue) -> int | None:
+        """The process that took messages out of a queue last."""
+        return self._accounts[QUEUES.index(queue)].active_reader()
+
+    def counts(self) -> list[Count]:
+        """Count each queue's messages one by one; writers, readers and collector must have ended."""
+        return [
+            count(
+                account.planned.name,
+                pushed=account.read_record(),
+                stored=self._stored(account.planned),
+                waiting=account.waiting(),
+                dead=account.dead(),
+                books=account.queue.books(),
+                unwanted=lambda message: message.startswith(f"/ramen/v1/{UNWANTED.category}/"),
+            )
+            for account in self._accounts
+        ]
+
+    def check_queues(self) -> list[str]:
+        """What the queues find wrong with their books, their rows and their files."""
+        return [
+            f"{account.planned.name}: {said}" for account in self._accounts for said in account.queue.check()
+        ]
+
+    def _stored(self, queue: PlannedQueue) -> Counter[str]:
+        if self._archive is None:
+            return Counter()
+        messages = self._archive.export(Selection(sender=queue.name))
+        return Counter(f"{message_path(message.envelope)} {message.envelope.reqid}" for message in messages)
+
+
+class _QueueAccount:
+    """What one queue's file and its writers' records say."""
+
+    def __init__(self, directory: Path, planned: PlannedQueue, config: QueueWriterConfig) -> None:
+        self.planned = planned
+        self.queue = Queue(
             Place(config.queue_dir, config.sender, config.system_serial, config.system_version),
             max_bytes=config.max_queue_size,
         )
-        self._writers = [_Tail(writer_record(directory, name)) for name in telemetry]
-        self._server = _Tail(directory / SERVER_RECORD)
+        self._rows = apsw.Connection(str(self.queue.path), flags=apsw.SQLITE_OPEN_READONLY)
+        self._records = [_Tail(writer_record(directory, name)) for name in planned.telemetry]
         self._pushed: Counter[str] = Counter()
-        self._arrived: Counter[str] = Counter()
 
     def close(self) -> None:
-        """Let go of the queue."""
-        self._queue.close()
+        self._rows.close()
+        self.queue.close()
 
-    def look(self) -> Figures:
-        """Read what was written down since the last look."""
-        for writer in self._writers:
-            self._pushed.update(writer.lines())
-        for line in self._server.lines():
-            arrival = json.loads(line)
-            self._arrived[f"{arrival['path']} {arrival['reqid']}"] += 1
-        arrived = len(self._arrived)
-        return Figures(self._pushed.total(), self._queue.size(), arrived, self._arrived.total() - arrived)
+    def read_record(self) -> Counter[str]:
+        """What was pushed, how often, with what was written down since the last call."""
+        for record in self._records:
+            self._pushed.update(record.lines())
+        return self._pushed
 
-    def account(self) -> Account:
-        """Count to the end; writers, reader and server must have ended."""
-        self.look()
-        return reckon(self._pushed, self._arrived, self._waiting())
+    def in_flight(self) -> int:
+        number: int = self._rows.execute("SELECT count(*) FROM flight").get
+        return number
 
-    def books(self) -> Books:
-        """The queue's own books."""
-        return self._queue.books()
+    def active_reader(self) -> int | None:
+        process: int | None = self._rows.execute("SELECT pid FROM reader").get
+        return process
 
-    def check_queue(self) -> list[str]:
-        """What the queue finds wrong with its books, its rows and its file."""
-        return self._queue.check()
+    def waiting(self) -> set[str]:
+        rows = self._rows.execute("SELECT category, data_type, data_version, reqid FROM message")
+        return {f"{path_of(self.planned.name, *names)} {reqid}" for *names, reqid in rows}
 
-    def _waiting(self) -> set[str]:
-        connection = apsw.Connection(str(self._queue.path), flags=apsw.SQLITE_OPEN_READONLY)
-        try:
-            rows = connection.execute("SELECT category, data_type, data_version, reqid FROM message")
-            return {f"{path_of(self._config, *names)} {reqid}" for *names, reqid in rows}
-        finally:
-            connection.close()
-
-
-def reckon(pushed: Counter[str], arrived: Counter[str], waiting: set[str]) -> Account:
-    """Compare the identities of what was pushed (how often), arrived (how often) and waits."""
-    found = arrived.keys() | waiting
-    return Account(
-        pushed=pushed.total(),
-        waiting=len(waiting),
-        waiting_twice=len(arrived.keys() & waiting),
-        arrived_once=len(arrived),
-        arrived_again=arrived.total() - len(arrived),
-        lost=len(pushed.keys() - found),
-        unknown=len(found - pushed.keys()),
-        pushed_twice=pushed.total() - len(pushed),
-    )
-
-
-def problems(account: Account, books: Books, *, kills: int) -> list[str]:
-    """Say in words what does not balance; nothing when all is well. ``kills``: how often the reader was killed."""
-    said = []
-    if account.lost:
-        said.append(f"{account.lost:,} messages are lost: pushed, and neither waiting nor arrived.")
-    if account.waiting:
-        said.append(
-            f"{account.waiting:,} messages still wait; {account.waiting_twice:,} of them have arrived already."
-        )
-    if account.arrived_again > kills * _AGAIN_A_KILL:
-        said.append(
-            f"{account.arrived_again:,} messages arrived again; the reader was killed {kills} times, "
-            f"which explains {kills * _AGAIN_A_KILL} at most."
-        )
-    if account.unknown:
-        said.append(f"{account.unknown:,} messages arrived or wait that no writer has pushed.")
-    if account.pushed_twice:
-        said.append(f"{account.pushed_twice:,} messages were given the identity of another one.")
-    if books.pushed != account.pushed:
-        said.append(f"The queue's books say {books.pushed:,} pushed; the writers say {account.pushed:,}.")
-    if books.accepted != account.arrived_once:
-        said.append(
-            f"The queue's books say {books.accepted:,} accepted; the server has {account.arrived_once:,}."
-        )
-    return said
+    def dead(self) -> set[str]:
+        return {
+            f"{path_of(self.planned.name, message.category, message.data_type, message.data_version)} {message.reqid}"
+            for message in (letter.message for letter in self.queue.dead_letters(_ALL))
+        }
 
 
 class _Tail:

@@ -1,20 +1,21 @@
 """The demo's child processes: started, killed, asked to end; none outlives the demo.
 
-Every child's standard input is a pipe from the demo and its lifeline (``worker``). Children are in sessions of their
+Every child's standard input is a pipe from the demo and its lifeline (``lifeline``). Children are in sessions of their
 own, so that a Ctrl-C reaches the demo alone, which then ends them. ``NAME.out`` and ``NAME.log`` in the demo's directory hold what a child
-says; a child that is started again appends.
+says; the log of one that is started again goes on, its output begins anew.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    import signal
     from types import TracebackType
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -29,14 +30,14 @@ class Fault(Exception):
 class Child:
     """One running child process; use ``Children.start``."""
 
-    def __init__(self, name: str, directory: Path, arguments: tuple[str, ...]) -> None:
+    def __init__(self, name: str, role: str, directory: Path, which: tuple[str, ...]) -> None:
         self.name = name
-        self.out = directory / f"{name}.out"
+        self._out = directory / f"{name}.out"
         self._log = directory / f"{name}.log"
         self._may_have_ended = False
-        with self.out.open("ab") as out, self._log.open("ab") as log:
+        with self._out.open("wb") as out, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "demo.worker", *arguments],
+                [sys.executable, "-m", f"demo.{role}", str(directory), *which],
                 cwd=_ROOT,
                 env=os.environ | {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"},
                 stdin=subprocess.PIPE,
@@ -45,9 +46,25 @@ class Child:
                 start_new_session=True,
             )
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal that does not end it."""
-        self._process.send_signal(number)
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def tell(self, order: str) -> None:
+        """Write a line to its standard input."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # ``check`` will find that it has ended
+            self._process.stdin.write(f"{order}\n".encode())
+            self._process.stdin.flush()
+
+    def said(self) -> list[Any]:
+        """What it has said on standard output so far: the JSON values of whole lines."""
+        return [
+            json.loads(line)
+            for line in self._out.read_bytes().splitlines(keepends=True)
+            if line.endswith(b"\n")
+        ]
 
     def kill(self) -> None:
         """End it by SIGKILL, if it still runs."""
@@ -76,7 +93,8 @@ class Child:
             raise Fault(self._ended_badly(status))
 
     def _close_lifeline(self) -> None:
-        if self._process.stdin is not None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def _ended_badly(self, status: int) -> str:
@@ -100,9 +118,9 @@ class Children:
         for child in self._all:
             child.kill()
 
-    def start(self, name: str, role: str, *options: str) -> Child:
-        """Start a process in a role of ``worker``."""
-        child = Child(name, self._directory, (role, str(self._directory), *options))
+    def start(self, name: str, role: str, *which: str) -> Child:
+        """Start ``python -m demo.ROLE``; ``which``: what it is to work on."""
+        child = Child(name, role, self._directory, which)
         self._all.append(child)
         return child
 

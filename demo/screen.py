@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.box import SIMPLE_HEAD
@@ -13,15 +13,43 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .plan import QUEUES
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
-    from infi.ramen_client.storage import Books
-
-    from .ledger import Account, Figures
+    from .books import Count
+    from .ledger import Figures
 
 _DRAW_EVERY_SECONDS = 0.1
 _SMALLEST_BAR = 100
+
+_RECORDS = "the writers' records"
+_ARCHIVE = "the collector's archive"
+_BOOKS = "the queue's books"
+_ROWS = "the queue's rows"
+_COMPARED = "compared by reqid"
+_SECTIONS: tuple[tuple[tuple[str, str, Callable[[Count], int]], ...], ...] = (
+    (("pushed", _RECORDS, lambda count: count.pushed),),
+    (
+        ("stored, each counted once", _ARCHIVE, lambda count: count.stored),
+        ("dropped by the collector's rule", _BOOKS, lambda count: count.books.dropped),
+        ("dropped under it by the reader", _BOOKS, lambda count: count.books.blacklisted),
+        ("trimmed, over the limit", _BOOKS, lambda count: count.books.trimmed),
+        ("waiting", _ROWS, lambda count: count.waiting),
+        ("dead letters", _ROWS, lambda count: count.dead),
+    ),
+    (("unaccounted for", "the difference", lambda count: count.unaccounted),),
+    (
+        ("gone, of the unwanted kind", _COMPARED, lambda count: count.missing_unwanted),
+        ("gone, of another kind", _COMPARED, lambda count: count.missing),
+        ("pushed", _BOOKS, lambda count: count.books.pushed),
+        ("accepted", _BOOKS, lambda count: count.books.accepted),
+    ),
+)
+"""The table of the books: what is counted, and who says it."""
+_PLAIN_WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +104,15 @@ class PlainScreen:
             return
         self._due += 1.0
         figures = moment.figures
+        waiting = "  ".join(
+            f"{queue.name} {number:5,}" for queue, number in zip(QUEUES, figures.waiting, strict=True)
+        )
         write(
             self._console,
-            f"{moment.seconds:4.0f} s  waiting {figures.waiting:6,}   "
-            f"pushed {figures.pushed:7,} ({moment.pushed_a_second:+6,.0f}/s)   "
-            f"arrived {figures.arrived:7,} ({moment.arrived_a_second:+6,.0f}/s)   "
-            f"again {figures.arrived_again:,}",
+            f"{moment.seconds:4.0f} s  pushed {figures.pushed:6,} ({moment.pushed_a_second:+4,.0f}/s)  "
+            f"waiting: {waiting}  in flight {figures.in_flight:3}  "
+            f"arrived {figures.arrived:6,} ({moment.arrived_a_second:+4,.0f}/s)  again {figures.arrived_again:,}  "
+            f"by rule {figures.by_rule:,}  trimmed {figures.trimmed:,}",
         )
 
 
@@ -115,32 +146,37 @@ class LiveScreen:
 
     def _drawn(self, moment: Moment) -> Group:
         figures = moment.figures
-        self._most_waiting = max(self._most_waiting, figures.waiting)
+        self._most_waiting = max(self._most_waiting, *figures.waiting)
         table = Table.grid(padding=(0, 2))
-        table.add_column(justify="left", min_width=8)
+        table.add_column(justify="left", min_width=13)
         table.add_column(justify="right", min_width=8)
-        table.add_column(justify="right", min_width=10)
+        table.add_column(justify="right", min_width=8)
         table.add_column()
         table.add_row("pushed", f"{figures.pushed:,}", f"{moment.pushed_a_second:,.0f}/s", "")
-        table.add_row(
-            Text("waiting", "yellow"),
-            Text(f"{figures.waiting:,}", "yellow"),
-            "",
-            ProgressBar(total=self._most_waiting, completed=figures.waiting, width=30),
-        )
+        for queue, number in zip(QUEUES, figures.waiting, strict=True):
+            table.add_row(
+                Text(f"waiting {queue.name}", "yellow"),
+                Text(f"{number:,}", "yellow"),
+                "",
+                ProgressBar(total=self._most_waiting, completed=number, width=30),
+            )
+        table.add_row("  in flight", f"{figures.in_flight:,}", "", "")
         table.add_row(
             Text("arrived", "green"),
             Text(f"{figures.arrived:,}", "green"),
             f"{moment.arrived_a_second:,.0f}/s",
             ProgressBar(total=max(figures.pushed, 1), completed=figures.arrived, width=30),
         )
-        table.add_row("again", f"{figures.arrived_again:,}", "", "")
+        table.add_row("  again", f"{figures.arrived_again:,}", "", "")
+        table.add_row("by rule", f"{figures.by_rule:,}", "", "")
+        table.add_row("trimmed", f"{figures.trimmed:,}", "", "")
         return Group(Text(), table, Text(f"{moment.seconds:4.0f} s  {moment.doing}", "bold"))
 
 
 def make_console() -> Console:
     """The demo's standard output; colours and boxes only where it can show them."""
-    return Console(highlight=False, force_terminal=sys.stdout.isatty())
+    terminal = sys.stdout.isatty()
+    return Console(highlight=False, force_terminal=terminal, width=None if terminal else _PLAIN_WIDTH)
 
 
 def make_screen(console: Console) -> Screen:
@@ -155,23 +191,15 @@ def write(console: Console, text: str) -> None:
     console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
-def show_account(console: Console, account: Account, books: Books) -> None:
-    """Print the demo's own count, and beside it the queue's books."""
-    table = Table("The books", "messages", box=SIMPLE_HEAD)
-    table.columns[1].justify = "right"
-    for name, count in (
-        ("pushed (each written down by its writer)", account.pushed),
-        ("waiting in the queue", account.waiting),
-        ("arrived, each counted once", account.arrived_once),
-        ("arrived again under the same id", account.arrived_again),
-        ("lost (pushed, neither waiting nor arrived)", account.lost),
-    ):
-        table.add_row(name, f"{count:,}")
+def show_counts(console: Console, counts: list[Count]) -> None:
+    """Print where every message is, and who says so."""
+    names = [count.name for count in counts]
+    table = Table("The books", "says who", *names, "together", box=SIMPLE_HEAD)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for section in _SECTIONS:
+        for what, who, number in section:
+            numbers = [number(count) for count in counts]
+            table.add_row(what, who, *(f"{each:,}" for each in (*numbers, sum(numbers))))
+        table.add_section()
     console.print(table)
-    kept = Table("The queue's own books", "messages", box=SIMPLE_HEAD)
-    kept.columns[1].justify = "right"
-    for name, count in asdict(books).items():
-        if count or name in {"pushed", "waiting", "accepted"}:
-            kept.add_row(name.replace("_", " "), f"{count:,}")
-    kept.add_row("unaccounted for", f"{books.difference():,}")
-    console.print(kept)

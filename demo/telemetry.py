@@ -1,4 +1,4 @@
-"""Real measurements of this machine, by psutil, in two sets as two programs on one host would push them.
+"""Real measurements of this machine, by psutil, in sets as several programs on one host would push them.
 
 The counters (processor time, bytes, packets) are the operating system's own, since the machine started, so a sample
 says something however often it is taken. Each set has a source that always gives a sample and never pauses.
@@ -89,6 +89,10 @@ def _interfaces() -> Iterator[dict[str, Any]]:
         yield {"interface": name, **counted._asdict()}
 
 
+def _scheduler() -> Iterator[dict[str, Any]]:
+    yield {"processes": len(psutil.pids()), **psutil.cpu_stats()._asdict()}
+
+
 def _busiest_processes() -> Iterator[dict[str, Any]]:
     fields = ["pid", "name", "cpu_percent", "memory_info", "num_threads"]
     every = [process.info for process in psutil.process_iter(fields)]
@@ -102,13 +106,18 @@ TELEMETRY = {
     "host": (
         Source("metrics", "cpu_core", "v1", _cores),
         Source("metrics", "memory", "v1", _memory),
-        Source("metrics", "load", 1, _load),
     ),
     "devices": (
         Source("capacity", "file_system", "v1", _file_systems),
         Source("metrics", "disk_io", "v2", _disks),
-        Source("metrics", "network_interface", "v1", _interfaces),
+    ),
+    "processes": (
+        Source("processes", "scheduler", "v1", _scheduler),
         Source("processes", "busiest", "v1", _busiest_processes, _LIST_PROCESSES_EVERY_SECONDS),
     ),
+    "network": (
+        Source("metrics", "load", 1, _load),
+        Source("metrics", "network_interface", "v1", _interfaces),
+    ),
 }
-"""The two sets by name."""
+"""The sets by name."""
