@@ -8,13 +8,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import machine, report
+from benchmarks import collector, machine, report
 from benchmarks.drain import DRAIN
 from benchmarks.footprint import FOOTPRINT
 from benchmarks.harness import run
+from benchmarks.limit import LIMIT
 from benchmarks.push import MANY, ONE
+from benchmarks.scale import SCALE
+from benchmarks.status import STATUS
 
-BENCHMARKS = {benchmark.name: benchmark for benchmark in (ONE, MANY, DRAIN, FOOTPRINT)}
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (ONE, MANY, DRAIN, FOOTPRINT, STATUS, collector.HERE, collector.SLOW_DISK)
+}
+LONG = {benchmark.name: benchmark for benchmark in (LIMIT, SCALE)}
+"""Those that fill gigabytes: only when they are asked for by name."""
+
 _OUT = Path(__file__).parent / "out"
 _ROUNDS = 5
 _QUICK_ROUNDS = 2
@@ -30,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="work-", dir=_OUT) as work:
         facts = machine.facts(Path(work))
         for name in options.only or BENCHMARKS:
-            benchmark = BENCHMARKS[name]
+            benchmark = (BENCHMARKS | LONG)[name]
             size = benchmark.quick if options.quick else benchmark.normal
             results.append(run(benchmark, rounds=rounds, size=size, work=Path(work), say=_say))
     markdown = report.as_markdown(facts, results)
@@ -43,8 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--only", action="append", choices=BENCHMARKS, metavar="NAME",
-        help=f"only this benchmark ({', '.join(BENCHMARKS)}); may be given several times",
+        "--only", action="append", choices=[*BENCHMARKS, *LONG], metavar="NAME",
+        help=f"only this benchmark ({', '.join([*BENCHMARKS, *LONG])}; the last {len(LONG)} run only so); may be given several times",
     )  # fmt: skip
     parser.add_argument(
         "--rounds", type=_positive, metavar="N", help=f"default {_ROUNDS}, quick {_QUICK_ROUNDS}"

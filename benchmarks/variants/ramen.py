@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def open_writer(directory: str, **options: object) -> Callable[[dict[str, Any]], object]:
     """Return a push; ``options`` are configuration fields."""
-    writer = QueueWriter(_config(directory, 1, options))
+    writer = QueueWriter(configuration(directory, 1, options))
 
     def push(sample: dict[str, Any]) -> None:
         writer.push("metrics", "san_totals", "v1", sample)
@@ -24,7 +24,7 @@ def open_writer(directory: str, **options: object) -> Callable[[dict[str, Any]],
 
 def open_reader(directory: str, port: int, **options: object) -> Callable[[], int]:
     """Return the drain of the whole queue."""
-    reader = QueueReader(_config(directory, port, options))
+    reader = QueueReader(configuration(directory, port, options))
 
     def drain() -> int:
         return reader.run(blocking=False)
@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _config(directory: str, port: int, options: dict[str, object]) -> QueueReaderConfig:
+def configuration(directory: str, port: int, options: dict[str, object]) -> QueueReaderConfig:
     """Return a configuration for both sides; a writer does not look at the port."""
     return QueueReaderConfig(
         {

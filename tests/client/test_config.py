@@ -29,6 +29,8 @@ LARGEST = 2**63 - 1
 DEFAULTS = {
     "queue_dir": "/var/ramen_client/",
     "max_queue_size": 5 * 1024**3,
+    "overflow": "drop_oldest",
+    "min_free_disk": 0,
     "max_message_bytes": 64 * 1024**2,
     "durability": "full",
     "unserialisable": "null",
@@ -44,21 +46,25 @@ READER_DEFAULTS = {
     "polling_delay": 5,
     "retry_delay": 30,
     "blacklist_ttl": 3600,
+    "max_message_age_seconds": None,
 }
 # What each field must be, as 1.x's documentation and this version's reference give it: the least, the most.
 BOUNDS = {
     "system_serial": (0, LARGEST),
     "max_queue_size": (10 * 1024, LARGEST),
+    "min_free_disk": (0, LARGEST),
     "max_message_bytes": (1, LARGEST),
     "server_timeout": (1, 3600),
     "polling_delay": (0.01, 3600),
     "retry_delay": (0.01, 3600),
     "blacklist_ttl": (1, 86400),
+    "max_message_age_seconds": (1, 10 * 365 * 86400),
 }
-SECONDS = ("server_timeout", "polling_delay", "retry_delay", "blacklist_ttl")
-INTEGERS = ("system_serial", "max_queue_size", "max_message_bytes")
+SECONDS = ("server_timeout", "polling_delay", "retry_delay", "blacklist_ttl", "max_message_age_seconds")
+INTEGERS = ("system_serial", "max_queue_size", "min_free_disk", "max_message_bytes")
+BYTES = ("max_queue_size", "min_free_disk", "max_message_bytes")
 PATHS = ("queue_dir", "auth_token_file", "ca_file")
-OPTIONAL = {"auth_token", "auth_token_file", "ca_file", "proxy", "queue_group"}
+OPTIONAL = {"auth_token", "auth_token_file", "ca_file", "max_message_age_seconds", "proxy", "queue_group"}
 
 
 def reader(**fields: Any) -> QueueReaderConfig:
@@ -232,7 +238,8 @@ class TestNumbers:
             object,
         ]
         for value in texts + others:
-            refused(name, value)
+            if value is not None or name not in OPTIONAL:
+                refused(name, value)
 
     @pytest.mark.parametrize("name", list(BOUNDS))
     def test_a_number_as_text_or_of_another_type_becomes_a_plain_one(self, name: str) -> None:
@@ -327,7 +334,12 @@ class TestTexts:
         assert type(checked("sender", np.str_("imx"))) is str
 
     @pytest.mark.parametrize(
-        ("name", "allowed"), [("durability", "full normal"), ("unserialisable", "null raise")]
+        ("name", "allowed"),
+        [
+            ("durability", "full normal"),
+            ("overflow", "drop_oldest reject"),
+            ("unserialisable", "null raise"),
+        ],
     )
     def test_a_choice_is_one_of_its_words_exactly(self, name: str, allowed: str) -> None:
         for word in allowed.split():
@@ -535,9 +547,7 @@ class TestAllFields:
             assert field.meaning.endswith(".")
             assert field.allowed
             assert (field.low, field.high) == BOUNDS.get(name, (None, None))
-            assert field.unit == (
-                "seconds" if name in SECONDS else "bytes" if name.startswith("max_") else ""
-            )
+            assert field.unit == ("seconds" if name in SECONDS else "bytes" if name in BYTES else "")
             assert field.default == READER_DEFAULTS.get(name)
         assert QueueReaderConfig.FIELDS["ca_file"].type == str | None
         assert QueueReaderConfig.FIELDS["system_serial"].type is int

@@ -18,6 +18,7 @@ from infi.ramen_client.storage import (
     Death,
     Fate,
     NewMessage,
+    Overflow,
     Place,
     Queue,
     ReqidOrigin,
@@ -36,9 +37,25 @@ ORIGIN = "https://server:443"
 _numbers = count()
 
 
-def make_queue(directory: Path | str, *, max_bytes: int = GIB, durable: bool = False, **place: Any) -> Queue:
+def make_queue(
+    directory: Path | str,
+    *,
+    max_bytes: int = GIB,
+    durable: bool = False,
+    overflow: Overflow = Overflow.DROP_OLDEST,
+    min_free_disk: int = 0,
+    max_age_seconds: float | None = None,
+    **place: Any,
+) -> Queue:
     where = {"sender": "imx", "system_serial": 1099, "system_version": "3.0.0.1", **place}
-    return Queue(Place(directory=str(directory), **where), max_bytes=max_bytes, durable=durable)
+    return Queue(
+        Place(directory=str(directory), **where),
+        max_bytes=max_bytes,
+        durable=durable,
+        overflow=overflow,
+        min_free_disk=min_free_disk,
+        max_age_seconds=max_age_seconds,
+    )
 
 
 def make_message(payload: bytes = b"{}", *, size: int | None = None, **fields: Any) -> NewMessage:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .__version__ import __version__
 
 if TYPE_CHECKING:
+    from .admin import QueueAdmin
     from .config import QueueReaderConfig, QueueWriterConfig
     from .errors import (
         AuthenticationError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         InvalidMessage,
         MessageTooLarge,
         QueueError,
+        QueueFull,
         QueueGone,
         RamenError,
         ValidationError,
@@ -34,7 +36,9 @@ _HOME = {
     "DurabilityError": "errors",
     "InvalidMessage": "errors",
     "MessageTooLarge": "errors",
+    "QueueAdmin": "admin",
     "QueueError": "errors",
+    "QueueFull": "errors",
     "QueueGone": "errors",
     "QueueReader": "queue_reader",
     "QueueReaderConfig": "config",
@@ -51,7 +55,9 @@ __all__ = [
     "DurabilityError",
     "InvalidMessage",
     "MessageTooLarge",
+    "QueueAdmin",
     "QueueError",
+    "QueueFull",
     "QueueGone",
     "QueueReader",
     "QueueReaderConfig",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .storage import Place, Queue
+from .config import QueueReaderConfig
+from .storage import Overflow, Place, Queue
 
 if TYPE_CHECKING:
     from .config import QueueWriterConfig
@@ -19,4 +20,11 @@ def open_queue(config: QueueWriterConfig) -> Queue:
         system_version=config.system_version,
         group=config.queue_group,
     )
-    return Queue(place, max_bytes=config.max_queue_size, durable=config.durability == "full")
+    return Queue(
+        place,
+        max_bytes=config.max_queue_size,
+        durable=config.durability == "full",
+        overflow=Overflow(config.overflow),
+        min_free_disk=config.min_free_disk,
+        max_age_seconds=config.max_message_age_seconds if isinstance(config, QueueReaderConfig) else None,
+    )

@@ -17,7 +17,7 @@ attribute its default (none: required). ``FIELDS`` is this table as values, from
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from infi.ramen_client._config_fields import (
@@ -48,7 +48,7 @@ from infi.ramen_client._config_sources import logger, read_environ, read_token_f
 from infi.ramen_client.errors import ValidationError
 from infi.ramen_protocol.url import MAX_SYSTEM_SERIAL
 
-__all__ = ["ConfigField", "QueueReaderConfig", "QueueWriterConfig", "ValidationError"]
+__all__ = ["ConfigField", "QueueReaderConfig", "QueueWriterConfig", "ValidationError", "load_fields"]
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _MAX_INTEGER = 2**63 - 1  # SQLite's largest
@@ -100,12 +100,32 @@ class QueueWriterConfig:
     max_queue_size: Annotated[
         Integer,
         About(
-            "How large the queue may grow on disk; past it, the oldest messages are removed.",
+            "How large the queue may grow on disk; overflow says what happens past it.",
             unit="bytes",
             low=10 * _KIB,
             high=_MAX_INTEGER,
         ),
     ] = 5 * _GIB
+    overflow: Annotated[
+        Literal["drop_oldest", "reject"],
+        About(
+            "What push() does when the queue is at max_queue_size. drop_oldest: stores the message and removes the oldest "
+            "ones, counted and logged. reject: raises QueueFull and stores nothing; a queue in which nothing waits takes "
+            "any message.",
+            allowed="drop_oldest or reject",
+        ),
+    ] = "drop_oldest"
+    min_free_disk: Annotated[
+        Integer,
+        About(
+            "How much of the file system the queue leaves free for others. While less is free, the queue's file does not "
+            "grow: push() makes room in it by removing the oldest messages, or raises QueueFull, as overflow says. It "
+            "is looked at once a second and once for each MiB that is pushed. 0: never.",
+            unit="bytes",
+            low=0,
+            high=_MAX_INTEGER,
+        ),
+    ] = 0
     max_message_bytes: Annotated[
         Integer,
         About(
@@ -171,17 +191,7 @@ class QueueWriterConfig:
         Raises ``ValidationError``, which names the file or variable of each wrong value; misspelt variables
         are only warned of.
         """
-        known = QueueReaderConfig.FIELDS
-        values: dict[str, Any] = {}
-        sources: dict[str, str] = {}
-        if path is not None:
-            file = os.fspath(path)
-            from_file = read_toml(file, known)
-            _put_over(values, from_file)
-            sources.update(dict.fromkeys(from_file, f"from {shown(file)}"))
-        from_environ = read_environ(os.environ if environ is None else environ, known)
-        _put_over(values, from_environ)
-        sources.update({name: f"from {variable_of(name)}" for name in from_environ})
+        values, sources = _from_file_and_environ(path, environ)
         values = {name: value for name, value in values.items() if name in cls.FIELDS}
         _put_over(values, fields)
         sources.update(dict.fromkeys(fields, ""))
@@ -318,6 +328,18 @@ class QueueReaderConfig(QueueWriterConfig):
             high=86400,
         ),
     ] = 3600.0
+    max_message_age_seconds: Annotated[
+        Seconds | None,
+        About(
+            "How old a message may become before the reader removes it unsent, counted (expired) and logged; none: it never "
+            "does. Looked at when messages are taken to be sent, so not during an outage. In doubt about the clock a "
+            "message is kept: see docs/guarantees.md.",
+            allowed="a number from 1 to 315360000 (seconds, ten years); or none",
+            unit="seconds",
+            low=1,
+            high=315_360_000,
+        ),
+    ] = None
 
     def read_auth_token(self) -> str:
         """The token: ``auth_token``, or what ``auth_token_file`` holds now (it is read at each call).
@@ -354,6 +376,52 @@ class QueueReaderConfig(QueueWriterConfig):
 
 QueueWriterConfig.FIELDS = fields_of(QueueWriterConfig)
 QueueReaderConfig.FIELDS = {**QueueWriterConfig.FIELDS, **fields_of(QueueReaderConfig)}
+
+
+def load_fields(
+    names: Iterable[str],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """Some fields alone, by name, from the sources of ``load``: for tools that can do without the others.
+
+    A field that no source gives is left out. Raises ``ValidationError`` as ``load`` does, for these fields.
+    """
+    values, sources = _from_file_and_environ(path, environ)
+    values.update(fields)
+    sources.update(dict.fromkeys(fields, ""))
+    found: dict[str, Any] = {}
+    problems = []
+    for name in names:
+        if name not in values:
+            continue
+        field = QueueReaderConfig.FIELDS[name]
+        found[name] = field.check(values[name])
+        if isinstance(found[name], Wrong):
+            problems.append(field.problem(values[name], sources[name]))
+    if problems:
+        raise ValidationError("\n  ".join(["the configuration is not valid:", *problems]))
+    return found
+
+
+def _from_file_and_environ(
+    path: str | os.PathLike[str] | None, environ: Mapping[str, str] | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a TOML file and then the environment give, not yet checked, and where each value is from."""
+    known = QueueReaderConfig.FIELDS
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    if path is not None:
+        file = os.fspath(path)
+        from_file = read_toml(file, known)
+        _put_over(values, from_file)
+        sources.update(dict.fromkeys(from_file, f"from {shown(file)}"))
+    from_environ = read_environ(os.environ if environ is None else environ, known)
+    _put_over(values, from_environ)
+    sources.update({name: f"from {variable_of(name)}" for name in from_environ})
+    return values, sources
 
 
 def _unknown(name: object, known: Mapping[str, ConfigField]) -> str:

@@ -14,6 +14,7 @@ Each message says what happened and what to do. No message ever holds the token.
         ├── QueueClosed            close() was called
         ├── QueueForked            the process was forked in a way no hook saw
         ├── QueueBusy              another process held the file for too long
+        ├── QueueFull              the queue is at its limit and overflow is "reject"; nothing was stored
         ├── DiskFull               no space left; nothing was stored
         └── DurabilityError        stored, but not known to be on the platter; carries the reqid
 """
@@ -77,6 +78,13 @@ class QueueForked(QueueError):
 
 class QueueBusy(QueueError):
     """Another process held the queue's file for longer than we wait; nothing was stored, try again."""
+
+
+class QueueFull(QueueError):
+    """The queue is at its limit (``max_queue_size``, ``min_free_disk``) and ``overflow`` is "reject"; nothing was stored.
+
+    Push again when the reader has delivered some.
+    """
 
 
 class DiskFull(QueueError):

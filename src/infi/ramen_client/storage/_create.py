@@ -33,6 +33,7 @@ from ._files import (
     make_empty_file,
     sync_directory,
 )
+from ._filesystem import warn_of_unfit
 from ._locks import WritersLock
 from ._registry import no_fork_meanwhile, shared_database
 from ._trim import live_pages
@@ -80,7 +81,9 @@ def open_database(place: Place) -> tuple[Database, Meta]:
     """
     refuse_unsafe_sqlite()
     access = place.access()
-    path = _directory(place, access) / f"{place.sender}_{place.system_serial}.db"
+    directory = _directory(place, access)
+    warn_of_unfit(directory)
+    path = directory / f"{place.sender}_{place.system_serial}.db"
     with no_fork_meanwhile(path), plain_errors(path):
         access = access_beside(path, access)
         meta, taken_over = _make_or_check(path, place, access)
@@ -111,8 +114,9 @@ def _make_or_check(path: Path, place: Place, access: Access) -> tuple[Meta, int 
         with lock.turn():
             # SQLite would make the file readable by everybody.
             make_empty_file(path, access)
-            # On a full disk there would be no room for it when a reader wants it.
-            make_empty_file(path.with_name(path.name + ".reader"), access)
+            # On a full disk there would be no room for them when somebody wants them.
+            for lock_file in (".reader", ".sync"):
+                make_empty_file(path.with_name(path.name + lock_file), access)
             if not is_regular_file(path):
                 raise QueueUnusable(
                     f"{path}: is not a regular file (a link or a directory is in its place). Remove it."

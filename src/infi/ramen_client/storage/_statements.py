@@ -197,3 +197,116 @@ READ_READER: Final = (
     "SELECT pid, started_at, stopped_at, failures, failing_since, last_success_at, last_error_at, last_error, last_status, "
     "retry_at FROM reader WHERE id = 1"
 )
+
+# What operators see and do: inspection
+READ_OWNER: Final = "SELECT CAST(sender AS BLOB), CAST(system_serial AS INTEGER) FROM meta WHERE id = 1"
+FACTS_OF_1X: Final = (
+    "SELECT coalesce((SELECT max(id) FROM queue) - (SELECT min(id) FROM queue) + 1, 0), "
+    "(SELECT ts FROM queue ORDER BY id LIMIT 1)"
+)
+COUNT_FLIGHT: Final = "SELECT count(*) FROM flight"
+# Retried dead letters stand at the front under their old positions; the first that is none bounds the search.
+OLDEST_WAITING_SINCE: Final = (
+    "SELECT min(since) FROM ("
+    "SELECT min(CAST(coalesce(retried_at, pushed_at) AS INTEGER)) AS since FROM message WHERE position <= "
+    "coalesce((SELECT position FROM message WHERE retried_at IS NULL ORDER BY position LIMIT 1), 9223372036854775807) "
+    "UNION ALL SELECT * FROM (SELECT 1000 * CAST(strftime('%s', ts) AS INTEGER) FROM queue ORDER BY id LIMIT 1))"
+)
+READ_INLET_SEEN: Final = "SELECT inlet_seen_at FROM book WHERE id = 1"
+LATEST_SERVER: Final = (
+    "SELECT origin, failures, suspect_since, retry_at FROM server ORDER BY learned_at DESC LIMIT 1"
+)
+CHECK_PAGE: Final = f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM message WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
+
+# What operators see and do: purging. A step goes from :after (not part of it) to :end; a part of the selection that is null does not
+# matter; a reader that does not live holds no leases.
+_WAITING_MATCHES: Final = (
+    "(:category IS NULL OR category = :category) AND (:data_type IS NULL OR data_type = :data_type) "
+    "AND (:before IS NULL OR CAST(coalesce(retried_at, pushed_at) AS INTEGER) < :before)"
+)
+_HELD: Final = "position IN (SELECT position FROM flight WHERE :reader_lives OR batch_id IS NOT NULL)"
+PURGE_PAGE: Final = (
+    f"SELECT position, octet_length(data), {_WAITING_MATCHES}, {_HELD} FROM message "  # noqa: S608
+    "WHERE position > :after AND position <= :end ORDER BY position LIMIT :rows"
+)
+COUNT_HELD: Final = f"SELECT count(*) FROM message WHERE position > :after AND position <= :end AND {_WAITING_MATCHES} AND {_HELD}"  # noqa: S608
+PURGE: Final = (
+    f"DELETE FROM message WHERE position > :after AND position <= :end AND {_WAITING_MATCHES} AND NOT {_HELD}"  # noqa: S608
+)
+_INLET_MATCHES: Final = (
+    "(:category IS NULL OR category = :category) AND (:data_type IS NULL OR data_type = :data_type) "
+    "AND (:before IS NULL OR 1000 * CAST(strftime('%s', ts) AS INTEGER) < :before)"
+)
+PURGE_INLET_PAGE: Final = (
+    f"SELECT id, octet_length(data), {_INLET_MATCHES}, 0 FROM queue "  # noqa: S608
+    "WHERE id > :after AND id <= :end ORDER BY id LIMIT :rows"
+)
+PURGE_INLET: Final = f"DELETE FROM queue WHERE id > :after AND id <= :end AND {_INLET_MATCHES}"  # noqa: S608
+COUNT_INLET_PURGED: Final = (
+    "UPDATE book SET purged = purged + ?1, inlet_moved = inlet_moved + ?1 WHERE id = 1"
+)
+
+# What operators see and do: dead letters
+_DEAD_MATCHES: Final = (
+    "(:category IS NULL OR category = :category) AND (:data_type IS NULL OR data_type = :data_type) "
+    "AND (:before IS NULL OR CAST(died_at AS INTEGER) < :before)"
+)
+_READ_DEAD_HEAD: Final = (
+    f"position, {_READ_IDENTITY}, octet_length(data), CAST(died_at AS INTEGER), CAST(reason AS BLOB), "
+    "CAST(status AS INTEGER), CAST(code AS BLOB), CAST(details AS BLOB)"
+)
+DEAD_HEADS: Final = (
+    f"SELECT {_READ_DEAD_HEAD} FROM dead_letter "  # noqa: S608
+    f"WHERE position > :after AND {_DEAD_MATCHES} ORDER BY position LIMIT :rows"
+)
+DEAD_HEAD: Final = f"SELECT {_READ_DEAD_HEAD} FROM dead_letter WHERE position = ?"  # noqa: S608
+READ_DEAD: Final = f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM dead_letter WHERE position = ?"  # noqa: S608
+DEAD_POSITIONS: Final = "SELECT position FROM dead_letter ORDER BY position"
+
+# Expiring
+_RETRIED_AT: Final = "CAST(retried_at AS INTEGER)"
+TOO_OLD: Final = (
+    "SELECT position, length FROM (SELECT position, octet_length(data) AS length, CASE "  # noqa: S608
+    f"WHEN position > ?2 THEN max(CAST(pushed_at AS INTEGER), coalesce({_RETRIED_AT}, CAST(pushed_at AS INTEGER))) "
+    f"WHEN {_RETRIED_AT} BETWEEN ?3 AND ?5 THEN {_RETRIED_AT} ELSE ?3 END AS since "
+    "FROM message WHERE position NOT IN (SELECT position FROM flight) ORDER BY position LIMIT ?1) WHERE since < ?4 ORDER BY position"
+)
+READ_MESSAGE: Final = f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM message WHERE position = ?"  # noqa: S608
+DELETE_EXPIRED: Final = "DELETE FROM message WHERE position = ?"
+COUNT_EXPIRED: Final = "UPDATE book SET expired = expired + ?1, waiting = waiting - ?1 WHERE id = 1"
+READ_CLOCKS: Final = (
+    "SELECT clock_boot, clock_wall, clock_steady, counted_position, counted_from FROM reader WHERE id = 1"
+)
+SAVE_CLOCKS: Final = "UPDATE reader SET clock_boot = ?, clock_wall = ?, clock_steady = ?, counted_position = ?, counted_from = ? WHERE id = 1"
+
+# Carrying what can be read of a damaged file
+SALVAGE_BEGIN: Final = "INSERT OR IGNORE INTO salvage (file, done, tally) VALUES (?, 0, '{}')"
+READ_SALVAGE: Final = "SELECT done, tally FROM salvage WHERE file = ?"
+SALVAGE_PROGRESS: Final = "UPDATE salvage SET done = ?, tally = ? WHERE file = ?"
+LAST_POSITION: Final = "SELECT last_position FROM book WHERE id = 1"
+REQID_AT: Final = (
+    "SELECT reqid FROM message WHERE position = ?1 UNION ALL SELECT reqid FROM dead_letter WHERE position = ?1"
+)
+CARRY_MESSAGE: Final = (
+    f"INSERT INTO message (position, {_IDENTITY}, retried_at, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+)
+CARRY_DEAD: Final = INSERT_DEAD.replace("INSERT", "INSERT OR IGNORE")
+CARRY_INLET: Final = "INSERT OR IGNORE INTO queue (id, ts, category, data_type, data_version, reqid, data) VALUES (?, ?, ?, ?, ?, ?, ?)"
+CARRY_RULE: Final = (
+    "INSERT OR IGNORE INTO rule (rule_id, category, system_serial, sender, data_type, data_version, system_version, added_at, "
+    "last_seen_at, hits) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+CARRY_SERVER: Final = (
+    "INSERT OR IGNORE INTO server (origin, accept_encoding, batch_offer, batch_refused_at, body_limit, body_limit_at, failures, "
+    "suspect_since, retry_at, learned_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+COUNT_CARRIED: Final = (
+    "UPDATE book SET waiting = waiting + ?1, dead = dead + ?2, dead_bytes = dead_bytes + ?3, found = found + ?1 + ?2 WHERE id = 1"
+)
+ENTER_OLD_BOOK: Final = (
+    "UPDATE book SET pushed = pushed + :pushed, found = found + :found, damaged = damaged + :damaged, "
+    "inlet_in = inlet_in + :removed_by_1x, inlet_out = inlet_out + :removed_by_1x, accepted = accepted + :accepted, "
+    "dropped = dropped + :dropped, blacklisted = blacklisted + :blacklisted, dead_discarded = dead_discarded + :dead_discarded, "
+    "trimmed = trimmed + :trimmed, expired = expired + :expired, purged = purged + :purged, returned = returned + :returned, "
+    "maybe_twice = maybe_twice + :maybe_twice WHERE id = 1"
+)

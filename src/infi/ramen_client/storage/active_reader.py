@@ -146,27 +146,43 @@ class ActiveReader:
     def claim(self, max_messages: int, max_bytes: int) -> list[StoredMessage]:
         """Take the oldest messages, in order; at least one if there is any. Nothing of an earlier claim is held any more.
 
-        ``max_bytes`` counts payloads as stored. Damaged messages on the way become dead letters.
+        ``max_bytes`` counts payloads as stored. Damaged messages on the way become dead letters, those that are too old expire;
+        while there are many of these, a stop ends it with nothing claimed.
         """
         most_bytes = min(max_bytes, self._queue.max_bytes // _CLAIM_SHARE)
         self._queue.dead_discarded.note(0)
+        self._queue.expired.note(0)
+        self._queue.damaged.note(0)
         while self._anything_waits():
             with self._database.transaction(Kind.READER) as connection:
                 self._begin(connection)
                 connection.execute(sql.VOID_LEASES)
                 now = now_ms()
                 moved = move_inlet(connection, self._queue.meta, self._queue.place.system_version, now_ms=now)
-                claimed, damaged = _claim(connection, max_messages, most_bytes)
+                expired = self._expire(connection)
+                # What is too old goes first, so that none of it is sent.
+                claimed, damaged = ([], []) if expired else _claim(connection, max_messages, most_bytes)
                 bury_damaged(connection, damaged, now_ms=now)
                 discarded = self._keep_dead_share(connection) if moved.rows or damaged else 0
             moved.say_buried(self._database.path)
             self._queue.dead_discarded.note(discarded)
-            if claimed:
+            self._queue.expired.note(expired)
+            self._queue.damaged.note(len(damaged))
+            if claimed or expired:
                 self._tidied = False
+            if claimed:
                 return claimed
-            if not moved.rows and not damaged:
+            if expired:
+                self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
+                if self._database.reader_patience.is_told_to_stop():
+                    break
+            elif not moved.rows and not damaged:
                 break
         return []
+
+    def _expire(self, connection: apsw.Connection) -> int:
+        expiry = self._queue.expiry
+        return 0 if expiry is None else expiry.expire(connection)
 
     def give_back(self) -> None:
         """Hold nothing any more: what was claimed and not settled may be trimmed, and is claimed again. Never raises.

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import _statements as sql
+
+if TYPE_CHECKING:
+    import apsw
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +67,52 @@ class Books:
                 + self.removed_by_1x
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """The books, and what they say of the things that can be counted apart."""
+
+    books: Books
+    messages: int
+    """Waiting, in our own table."""
+    inlet: int
+    """Waiting, in the 1.x table."""
+    dead_bytes: int
+    """What the payloads of all dead letters take, as stored."""
+
+
+def read_books(connection: apsw.Connection) -> Entries:
+    """The books as of now."""
+    row = next(connection.execute(sql.READ_BOOK))
+    (
+        pushed,
+        messages,
+        inlet,
+        accepted,
+        dropped,
+        blacklisted,
+        dead,
+        *reasons,
+        found,
+        maybe_twice,
+        dead_bytes,
+    ) = row
+    discarded, trimmed, expired, purged, damaged, removed_by_1x = reasons
+    books = Books(
+        pushed=pushed,
+        found=found,
+        waiting=messages + inlet,
+        accepted=accepted,
+        dropped=dropped,
+        blacklisted=blacklisted,
+        dead=dead,
+        dead_discarded=discarded,
+        trimmed=trimmed,
+        expired=expired,
+        purged=purged,
+        damaged=damaged,
+        removed_by_1x=removed_by_1x,
+        maybe_twice=maybe_twice,
+    )
+    return Entries(books, messages, inlet, dead_bytes)

@@ -9,9 +9,9 @@ Invariants (each kept inside one transaction, so true after every crash):
 5. What is in flight is not trimmed, and the newest message is not trimmed.
 
 Limits: a message larger than ``max_message_bytes`` or than the queue is refused at push (``MessageTooLarge``); over
-``max_queue_size`` the oldest go (``_trim``), counted and logged; a full disk makes ``push`` raise ``DiskFull``; a file that was
-taken away makes it raise ``QueueGone``. A push waits for the other writers, at most ``BUSY_TIMEOUT_SECONDS``, never for the
-network.
+``max_queue_size`` the oldest go, counted and logged, or the push is refused with ``QueueFull`` (``_trim``); a full disk makes
+``push`` raise ``DiskFull``; a file that was taken away makes it raise ``QueueGone``. A push waits for the other writers, at most
+``BUSY_TIMEOUT_SECONDS``, never for the network.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from . import _statements as sql
 from ._create import open_database
 from ._database import Kind
 from ._errors import UncertainCommit
+from ._expiry import Expiry
+from ._filesystem import FreeSpace
 from ._inlet import move_inlet
 from ._losses import LossLog
 from ._rows import (
@@ -41,8 +43,9 @@ from ._rows import (
     remains_of,
 )
 from ._settle import bury_damaged, discard_all_dead, raise_dead, settle
-from ._trim import live_bytes, trim
-from .books import Books
+from ._trim import Overflow, SizeLimit, after_push, before_push, live_bytes
+from .books import read_books
+from .checking import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from ._database import Database
     from ._inlet import Moved
     from ._trim import Trimmed
+    from .books import Books
 
 _WRITER_CHECKPOINT_FRAMES = 400
 """1.6 MiB of WAL. A sync costs nearly twice as much while the WAL still grows as when it is written over (measured), so it
@@ -72,24 +76,55 @@ class PushPoint:
 class Queue:
     """One queue. Any number of threads and processes may have one open; threads may share an object."""
 
-    def __init__(self, place: Place, *, max_bytes: int, durable: bool = True) -> None:
+    def __init__(
+        self,
+        place: Place,
+        *,
+        max_bytes: int,
+        durable: bool = True,
+        overflow: Overflow = Overflow.DROP_OLDEST,
+        min_free_disk: int = 0,
+        max_age_seconds: float | None = None,
+    ) -> None:
         self._database: Database | None
         self._database, self._meta = open_database(place)
         self._place = place
-        self._max_bytes = max_bytes
+        path = self._database.path
+        self._limit = SizeLimit(path, max_bytes, overflow, self._meta.empty_pages, self._meta.inlet_boundary)
+        self._disk = FreeSpace(path.parent, min_free_disk)
+        self.expiry = None if max_age_seconds is None else Expiry(max_age_seconds)
+        """What the active reader does about messages that are too old; None: they never are."""
         self._kind = Kind.FULL if durable else Kind.NORMAL
+        where = str(path).replace("%", "%%")
         self._trimmed = LossLog(
             logging.WARNING,
-            f"{self._database.path}: over its limit of {max_bytes} bytes; the %d oldest messages were thrown away unsent. "
+            f"{where}: over its limit of {max_bytes} bytes; the %d oldest messages were thrown away unsent. "
             "Raise max_queue_size, or find out why nothing is delivered.",
         )
+        self._trimmed_for_disk = LossLog(
+            logging.WARNING,
+            f"{where}: its file system has less than {min_free_disk} bytes free (min_free_disk); the %d oldest messages were "
+            "thrown away unsent. Free some space.",
+        )
+        self.expired = LossLog(
+            logging.WARNING,
+            f"{where}: %d messages were older than {max_age_seconds} s (max_message_age_seconds) and were thrown away unsent. "
+            "Raise it, or find out why they were not delivered in time.",
+        )
+        """Says which messages the active reader found too old."""
+        self.damaged = LossLog(
+            logging.ERROR,
+            f"{where}: %d messages were damaged on disk and cannot be sent; they are kept as dead letters. Check the disk.",
+        )
+        """Says which messages the active reader found damaged."""
         self.dead_discarded = LossLog(
             logging.ERROR,
-            f"{self._database.path}: dead letters took more than a tenth of the limit of {max_bytes} bytes; the %d oldest were "
+            f"{where}: dead letters took more than a tenth of the limit of {max_bytes} bytes; the %d oldest were "
             "thrown away. Find out why messages are refused, or raise max_queue_size.",
         )
         """Says which dead letters had to go, those that the active reader discards too."""
-        for losses in (self._trimmed, self.dead_discarded):
+        self._losses = (self._trimmed, self._trimmed_for_disk, self.expired, self.damaged, self.dead_discarded)
+        for losses in self._losses:
             weakref.finalize(self, losses.say_rest)
 
     def __repr__(self) -> str:
@@ -121,12 +156,12 @@ class Queue:
     @property
     def max_bytes(self) -> int:
         """The soft limit on the queue's size."""
-        return self._max_bytes
+        return self._limit.max_bytes
 
     def close(self) -> None:
         """Let go of the file; it is closed when no other writer or reader of this process uses it."""
         self._database = None
-        for losses in (self._trimmed, self.dead_discarded):
+        for losses in self._losses:
             losses.say_rest()
 
     def push(self, messages: Sequence[NewMessage]) -> None:
@@ -144,26 +179,23 @@ class Queue:
             ) from error
         database.wake_readers()
         self._trimmed.note(trimmed.messages)
+        self._trimmed_for_disk.note(trimmed.for_disk)
         self.dead_discarded.note(trimmed.dead_letters)
-        database.checkpoint_above(_WRITER_CHECKPOINT_FRAMES, self._kind)
+        database.checkpoint_above(_WRITER_CHECKPOINT_FRAMES, Kind.NORMAL)
 
     def _store(self, database: Database, messages: Sequence[NewMessage]) -> Trimmed:
-        """Insert and trim."""
+        """Insert, and keep the limit."""
+        size = sum(len(message.data) for message in messages)
+        disk_is_low = self._disk.is_low(size)
         with database.transaction(self._kind) as connection:
+            before = before_push(
+                connection, self._limit, rows=len(messages), pushed_bytes=size, disk_is_low=disk_is_low
+            )
             position = connection.execute(sql.HEAD).get
-            size = 0
             for message in messages:
                 position += 1
-                size += len(message.data)
                 connection.execute(sql.INSERT_MESSAGE, (position, *message.columns()))
-            return trim(
-                connection,
-                limit_bytes=self._max_bytes,
-                empty_pages=self._meta.empty_pages,
-                newest=position,
-                pushed_bytes=size,
-                inlet_boundary=self._meta.inlet_boundary,
-            )
+            return after_push(connection, self._limit, before, newest=position)
 
     def size(self) -> int:
         """How many messages wait, those in flight included (kept, not counted)."""
@@ -179,31 +211,11 @@ class Queue:
     def books(self) -> Books:
         """The books as of now."""
         with self.database.connection(Kind.NORMAL) as connection:
-            return _read_books(connection)[0]
+            return read_books(connection).books
 
     def check(self) -> list[str]:
-        """Compare the books with themselves and with the rows; return what is wrong, in words (empty: all is well).
-
-        Counts every row, so it takes its time on a long queue; nobody is kept from writing meanwhile.
-        """
-        with self.database.connection(Kind.NORMAL) as connection:
-            connection.execute(sql.BEGIN_READING)
-            try:
-                counted = next(connection.execute(sql.COUNT_ROWS))
-                books, *said = _read_books(connection)
-                integrity = [text for (text,) in connection.execute(sql.INTEGRITY)]
-            finally:
-                connection.execute(sql.ROLLBACK)
-        names = ("waiting messages", "messages in the 1.x table", "dead letters", "bytes of dead letters")
-        problems = [f"integrity: {text}" for text in integrity if text != "ok"]
-        problems += [
-            f"the books say {entry} {name}, the file holds {rows}"
-            for name, entry, rows in zip(names, said, counted, strict=True)
-            if entry != rows
-        ]
-        if books.difference():
-            problems.append(f"the books do not balance: {books.difference():+d} of {books.pushed} pushed")
-        return problems
+        """Compare the books with themselves and with the rows, as ``checking.check`` does; what is wrong, in words."""
+        return check(self.database)
 
     def push_point(self) -> PushPoint:
         """Mark where the queue ends now, for ``settled_up_to``."""
@@ -257,6 +269,11 @@ class Queue:
         with self.database.connection(Kind.NORMAL) as connection:
             return [dead_letter_of(row) for row in connection.execute(sql.LIST_DEAD, (limit,))]
 
+    def dead_letter_positions(self) -> list[int]:
+        """The positions of all dead letters."""
+        with self.database.connection(Kind.NORMAL) as connection:
+            return [position for (position,) in connection.execute(sql.DEAD_POSITIONS)]
+
     def retry_dead_letters(self, positions: Iterable[int]) -> int:
         """Bring dead letters back to their old places in the queue; return how many there were that could be sent."""
         wanted = list(positions)
@@ -274,39 +291,3 @@ class Queue:
 def now_ms() -> int:
     """The wall clock as the file keeps it: milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def _read_books(connection: apsw.Connection) -> tuple[Books, int, int, int, int]:
-    """The books, and what they say of the four things that can be counted: messages, inlet, dead letters and their bytes."""
-    row = next(connection.execute(sql.READ_BOOK))
-    (
-        pushed,
-        messages,
-        inlet,
-        accepted,
-        dropped,
-        blacklisted,
-        dead,
-        *reasons,
-        found,
-        maybe_twice,
-        dead_bytes,
-    ) = row
-    discarded, trimmed, expired, purged, damaged, removed_by_1x = reasons
-    books = Books(
-        pushed=pushed,
-        found=found,
-        waiting=messages + inlet,
-        accepted=accepted,
-        dropped=dropped,
-        blacklisted=blacklisted,
-        dead=dead,
-        dead_discarded=discarded,
-        trimmed=trimmed,
-        expired=expired,
-        purged=purged,
-        damaged=damaged,
-        removed_by_1x=removed_by_1x,
-        maybe_twice=maybe_twice,
-    )
-    return books, messages, inlet, dead, dead_bytes

@@ -147,7 +147,8 @@ CREATE TABLE server (
     learned_at INTEGER NOT NULL
 );
 
--- The active reader's state, for `status`; one row, written when something happens, never by an idle reader.
+-- The active reader's state, for `status`; one row, written when something happens, never by an idle reader. The last five are
+-- the clocks by which messages expire: null where they never did.
 CREATE TABLE reader (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     pid INTEGER,
@@ -159,7 +160,19 @@ CREATE TABLE reader (
     last_error_at INTEGER,
     last_error TEXT,
     last_status INTEGER,
-    retry_at INTEGER
+    retry_at INTEGER,
+    clock_boot TEXT,
+    clock_wall INTEGER,
+    clock_steady INTEGER,
+    counted_position INTEGER,
+    counted_from INTEGER
+);
+
+-- Damaged files that were put aside: how much of what can be read of each has been carried into this one.
+CREATE TABLE salvage (
+    file TEXT PRIMARY KEY,
+    done INTEGER NOT NULL,
+    tally TEXT NOT NULL
 );
 
 -- The books; one row. Rows of message above last_position are pushes that are not entered yet: whoever removes a row or
