@@ -289,16 +289,16 @@ def test_a_rule_that_makes_no_sense_does_not_end_the_reader_and_drops_nothing_el
 def test_an_error_of_our_own_does_not_end_the_reader(
     server: RamenServer, client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from infi.ramen_client.delivery import courier
+    from infi.ramen_client.delivery import judging
 
-    classify, failures = courier.classify, iter(range(3))
+    classify, failures = judging.classify, iter(range(3))
 
     def broken(*arguments: Any) -> Any:
         if next(failures, None) is not None:
             raise RecursionError("this cannot be")
         return classify(*arguments)
 
-    monkeypatch.setattr(courier, "classify", broken)
+    monkeypatch.setattr(judging, "classify", broken)
     with client.running():
         pushed = client.push(3)
         client.wait_empty()

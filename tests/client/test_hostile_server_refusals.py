@@ -100,7 +100,7 @@ def test_a_thousand_refusals_are_counted_not_logged_one_by_one(
     assert client.reader.run(blocking=False) == 300
     assert client.counts() == {"pushed": 300, "dead": 300}
     _, rest = lines(caplog)
-    assert rest == "299 more messages were refused in the same words; they are kept as dead letters"
+    assert rest == "imx_1099: 299 more messages were refused in the same words; they are kept as dead letters"
 
 
 def test_refusals_in_other_words_are_not_counted_together(
@@ -113,7 +113,7 @@ def test_refusals_in_other_words_are_not_counted_together(
     assert client.reader.run(blocking=False) == 3
     first, rest, other = lines(caplog)
     assert "BAD_REQUEST: no; " in first
-    assert rest.startswith("1 more messages were refused in the same words")
+    assert rest.startswith("imx_1099: 1 more messages were refused in the same words")
     assert "BAD_REQUEST: never; " in other
 
 
@@ -314,12 +314,24 @@ SAID: dict[str, tuple[Reply, str]] = {
     ),
     "unavailable": (
         Refuse("UNAVAILABLE", "maintenance until noon"),
-        "the server answered 503 UNAVAILABLE: maintenance until noon",
+        (
+            "no message is taken now (the server answered 503 UNAVAILABLE: maintenance until noon): "
+            "look at the server, its log and its disk"
+        ),
     ),
-    "too many": (Refuse("TOO_MANY_REQUESTS"), "the server answered 429 TOO_MANY_REQUESTS"),
+    "too many": (
+        Refuse("TOO_MANY_REQUESTS"),
+        (
+            "no more is taken for now (the server answered 429 TOO_MANY_REQUESTS): nothing is to be done, unless it lasts: "
+            "then raise the limit"
+        ),
+    ),
     "bad gateway": (
         Status(502, b"<html>bad gateway"),
-        "the server, or a proxy before it, answered with status 502 without a protocol body (17 bytes)",
+        (
+            "the server, or a proxy before it, answered with status 502 without a protocol body (17 bytes): "
+            "look at the server, and at the proxy if there is one"
+        ),
     ),
     "token": (
         Refuse("FORBIDDEN", "not for this system"),
@@ -330,7 +342,9 @@ SAID: dict[str, tuple[Reply, str]] = {
     ),
     "hostile words": (
         Refuse("UNAVAILABLE", "a\nb\x1b[31m\u202e" + "x" * 5000),
-        "the server answered 503 UNAVAILABLE: a b [31m " + "x" * 490 + "…",
+        "no message is taken now (the server answered 503 UNAVAILABLE: a b [31m "
+        + "x" * 490
+        + "…): look at the server, its log and its disk",
     ),
 }
 
@@ -351,7 +365,7 @@ def test_what_is_said_of_an_answer_is_one_line_that_says_what_to_do(
             assert client.reader.consume_one() == client.reader.RETRY
     assert client.state()["last_error"] == text
     assert lines(caplog) == [
-        f"delivery to http://{server.hostname} does not work: {text}; retrying, 2 waiting"
+        f"imx_1099: delivery to http://{server.hostname} does not work: {text}; retrying, 2 waiting"
     ]
 
 
@@ -368,7 +382,7 @@ def test_what_is_said_of_a_broken_connection_is_one_line_without_a_traceback(
     client.push()
     assert client.reader.consume_one() == client.reader.RETRY
     (said,) = lines(caplog)
-    assert said.startswith(f"delivery to http://{server.hostname} does not work: ")
+    assert said.startswith(f"imx_1099: delivery to http://{server.hostname} does not work: ")
     assert said.endswith("; retrying, 1 waiting")
     assert tracebacks(caplog) == []
 

@@ -105,7 +105,7 @@ class Bench:
             self.config,
             self.blacklist,
             self.transport,  # type: ignore[arg-type]
-            OutageLog(),
+            OutageLog("imx_1"),
             stop=self.stop,
             chance=lambda: 0.5,
             monotonic=lambda: self.now,

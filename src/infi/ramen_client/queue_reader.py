@@ -12,20 +12,20 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from infi.ramen_protocol import Envelope, Verdict, compress, message_target, origin
+from infi.ramen_protocol import origin
 
 from ._opening import open_queue
 from .blacklist import Blacklist, HeldRule, StoredBlacklist
 from .config import QueueReaderConfig
-from .delivery.courier import Courier, Step, judge, request_headers, say_answer
+from .delivery.courier import Courier, Step
 from .delivery.outage import OutageLog
 from .delivery.run import Run, Until
 from .delivery.stop import Stop
-from .delivery.transport import Answer, Request, Transport, route_from
+from .delivery.transport import Transport, route_from
+from .diagnosis import diagnose
 from .errors import (
     AuthenticationError,
     AutheticationError,
@@ -34,7 +34,6 @@ from .errors import (
     QueueForked,
     QueueGone,
     QueueUnusable,
-    ValidationError,
     WrongConfig,
 )
 from .storage import ActiveReader
@@ -52,6 +51,8 @@ logger = logging.getLogger("ramen_client")
 
 _STAND_BY_SECONDS = 0.25
 """How soon a reader that stands by takes over from one that died."""
+
+_STANDING_BY = "another reader is active; this one stands by"
 
 
 class QueueReader:
@@ -79,7 +80,9 @@ class QueueReader:
         self._config = config
         self._queue = open_queue(config)
         self._blacklist = StoredBlacklist(config, self._queue)
-        self._outage = OutageLog()
+        self.name = f"{config.sender}_{config.system_serial}"
+        """The queue's name, in front of this reader's lines in the log."""
+        self._outage = OutageLog(self.name)
         self._closed = False
         # Made and replaced by whoever holds the reader's lock, so by one thread at a time.
         self._transport: tuple[int, Route, Transport] | None = None
@@ -113,8 +116,9 @@ class QueueReader:
     def consume_one(self) -> int:
         """Handle the oldest message: EMPTY, ACCEPTED, DROPPED or RETRY. Makes its attempt at once, whatever happened before.
 
-        Raises ``AuthenticationError`` when the server refuses the token (the message stays in the queue), ``QueueGone`` when
-        the queue was taken away.
+        While another reader is active, here or in another process, nothing is attempted: RETRY. Raises ``AuthenticationError``
+        when the server refuses the token (the message stays in the queue), ``QueueGone`` when the queue was taken away,
+        ``QueueClosed`` after ``close``.
         """
         stop = self._begin()
         try:
@@ -132,8 +136,10 @@ class QueueReader:
     def run(self, blocking: bool = True) -> int:
         """Deliver messages and return how many were accepted or dropped.
 
-        ``blocking``: go on until ``stop``, waiting for messages and retrying for ever. Otherwise return when the queue is empty, or
-        after a failure, or while the server's ``Retry-After`` lasts. Raises ``AuthenticationError`` when the token is refused.
+        ``blocking``: go on until ``stop``, waiting for messages and retrying for ever; while another reader is active, stand by
+        and take over from it. Otherwise return when the queue is empty, or after a failure, or while the server's ``Retry-After``
+        lasts, or at once (0) while another reader is active. Raises ``AuthenticationError`` when the token is refused,
+        ``QueueClosed`` after ``close``; a queue that is taken away meanwhile ends it quietly.
         """
         until = Until.STOPPED if blocking else Until.HELD_UP
         return self._run(until, self._begin(), raise_refused_token=True)
@@ -141,7 +147,7 @@ class QueueReader:
     def start_thread(self) -> threading.Thread:
         """``run`` in a daemon thread of its own; a refused token is logged, backed off from and tried again.
 
-        A ``stop`` that comes before the thread has begun ends it, too.
+        A ``stop`` that comes before the thread has begun ends it, too. Raises ``QueueClosed`` after ``close``.
         """
         thread = threading.Thread(
             target=partial(self._run, Until.STOPPED, self._begin(), raise_refused_token=False),
@@ -155,7 +161,7 @@ class QueueReader:
         """Deliver until the queue is empty; False when ``timeout`` seconds passed first, or after ``stop``.
 
         For scripts that end soon. While another reader is active, waits for that one to do it. Raises ``AuthenticationError``,
-        and ``QueueGone`` when the queue was taken away.
+        ``QueueGone`` when the queue was taken away, and ``QueueClosed`` after ``close``.
         """
         stop = self._begin()
         timer = None
@@ -178,43 +184,18 @@ class QueueReader:
         self._halt(tuple(self._stops))
 
     def test_connection(self) -> bool:
-        """Whether the server accepts a test message with this configuration; says in the log what fails.
+        """Whether the server accepts a test message with this configuration; says in the log what fails, and what to do.
 
-        Waits at most ``server_timeout`` seconds; never raises for what network, server and token do.
+        Waits at most ``server_timeout`` seconds; never raises for what network, server and token do. ``diagnosis.diagnose``
+        says more.
         """
-        target = Envelope(
-            "metrics",
-            self._config.system_serial,
-            self._config.sender,
-            "test",
-            "v1",
-            self._config.system_version,
-            uuid.uuid4().hex,
-        )
-        server = origin(self._config.hostname, ssl=self._config.ssl)
-        try:
-            headers = request_headers(self._config)
-        except ValidationError as error:  # the token's file
-            logger.warning("connection test of %s failed: %s", server, error)
-            return False
-        url = server + message_target(target)
-        request = Request(url, headers, compress(b"{}"), float(self._config.server_timeout))
-        transport = Transport(self._route())
-        try:
-            transport.start(0, request)
-            outcomes = transport.wait(request.timeout_seconds)
-            while not outcomes:
-                outcomes = transport.wait(request.timeout_seconds)
-        finally:
-            transport.close()
-        (_tag, outcome), *_ = outcomes
-        if not isinstance(outcome, Answer):
-            logger.warning("connection test of %s failed: %s", server, outcome.text)
-            return False
-        judgement = judge(outcome, headers)
-        if judgement.verdict is not Verdict.ACCEPTED:
-            logger.warning("connection test of %s failed: %s", server, say_answer(outcome.status, judgement))
-        return judgement.verdict is Verdict.ACCEPTED
+        diagnosis = diagnose(self._config)
+        if (failed := diagnosis.failed) is not None:
+            remedy = f": {failed.remedy}" if failed.remedy else ""
+            logger.warning(
+                "connection test of %s failed (%s): %s%s", diagnosis.server, failed.name, failed.text, remedy
+            )
+        return diagnosis.ok
 
     def books(self) -> Books:
         """Where every message that was ever pushed into this queue is now."""
@@ -230,7 +211,7 @@ class QueueReader:
         ``positions`` are those of their messages (``DeadLetter.message.position``).
         """
         if positions is None:
-            positions = [letter.message.position for letter in self._queue.dead_letters(2**31)]
+            positions = self._queue.dead_letter_positions()
         return self._queue.retry_dead_letters(positions)
 
     def discard_dead_letters(self) -> int:
@@ -244,6 +225,8 @@ class QueueReader:
     # One run
 
     def _begin(self) -> Stop:
+        if self._closed:
+            raise QueueClosed("this reader was closed; build a new one")
         stop = Stop()
         self._stops.append(stop)
         return stop
@@ -261,32 +244,44 @@ class QueueReader:
             current[2].wake()
 
     def _run(self, until: Until, stop: Stop, *, raise_refused_token: bool) -> int:
-        said = ""
+        handled = 0
         try:
-            while not stop.is_set():
-                try:
-                    taken = self._take_over(stop)
-                except (QueueGone, QueueClosed, QueueForked):
-                    raise
-                except QueueError as error:
-                    if until is Until.HELD_UP:
-                        raise
-                    if str(error) != said:
-                        said = str(error)
-                        logger.error("%s Trying again.", said)  # noqa: TRY400 - the text says it all
-                else:
-                    if taken is not None:
-                        return self._deliver(*taken, until, stop, raise_refused_token=raise_refused_token)
-                    if until is Until.HELD_UP or (until is Until.DRAINED and not self._queue.size()):
-                        break
-                stop.wait(_STAND_BY_SECONDS)
+            taken = self._stand_by(until, stop)
+            if taken is not None:
+                handled = self._deliver(*taken, until, stop, raise_refused_token=raise_refused_token)
         except (QueueGone, QueueClosed) as error:
             if until is Until.DRAINED:
                 raise
-            logger.warning("the reader ends: %s", error)
+            logger.warning("%s: the reader ends: %s", self.name, error)
         finally:
             self._end(stop)
-        return 0
+        return handled
+
+    def _stand_by(self, until: Until, stop: Stop) -> tuple[ActiveReader, Transport] | None:
+        """Become the active reader, waiting for that if ``until`` allows; None: there was nothing to wait for any more."""
+        said = ""
+        while not stop.is_set():
+            try:
+                taken = self._take_over(stop)
+                trouble = ""
+            except (QueueGone, QueueClosed, QueueForked):
+                raise
+            except QueueError as error:
+                if until is Until.HELD_UP:
+                    raise
+                taken = None
+                trouble = f"{error} Trying again."
+            if taken is not None:
+                return taken
+            if (trouble or _STANDING_BY) != said:
+                said = trouble or _STANDING_BY
+                logger.log(logging.ERROR if trouble else logging.INFO, "%s: %s", self.name, said)
+            if not trouble and (
+                until is Until.HELD_UP or (until is Until.DRAINED and not self._queue.size())
+            ):
+                break
+            stop.wait(_STAND_BY_SECONDS)
+        return None
 
     def _deliver(
         self,
@@ -300,7 +295,13 @@ class QueueReader:
         make_courier = partial(self._courier, active, transport, stop)
         try:
             run = Run(active, make_courier, transport, self._config, stop)
-            return run.go(until, raise_refused_token=raise_refused_token)
+            if until is not Until.STOPPED:  # of short runs a program may make many
+                return run.go(until, raise_refused_token=raise_refused_token)
+            server = origin(self._config.hostname, ssl=self._config.ssl)
+            logger.info("%s: delivery to %s begins", self.name, server)
+            handled = run.go(until, raise_refused_token=raise_refused_token)
+            logger.info("%s: delivery to %s ends; accepted or dropped: %d", self.name, server, handled)
+            return handled
         finally:
             active.close()
             self._outage.say_rest()

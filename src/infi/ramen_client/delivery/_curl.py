@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pycurl
 
 from infi.ramen_client.__version__ import __version__
+from infi.ramen_protocol._text import clean_text
 from infi.ramen_protocol.verdict import MAX_ANSWER_BYTES
 
-from .exchange import Answer, Request, head_is_oversized, read_head
+from .exchange import Answer, Certificate, Request, Trace, head_is_oversized, read_head
 from .failures import OVERSIZED_HEAD, Facts
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Easy(Protocol):
 
     def setopt(self, option: int, value: object) -> None: ...
     def getinfo(self, option: int) -> Any: ...
+    def getinfo_raw(self, option: int) -> Any: ...
     def close(self) -> None: ...
 
 
@@ -113,6 +115,7 @@ class Transfer:
         "_known_status",
         "_lines",
         "_timeout_milliseconds",
+        "_traced",
         "easy",
         "request",
         "tag",
@@ -128,6 +131,7 @@ class Transfer:
         self._known_status = 0
         self._known_headers: dict[str, str] = {}
         self._timeout_milliseconds = 0
+        self._traced = False
         self.easy: Easy = pycurl.Curl()
         pythonapi.Py_IncRef(py_object(self.easy))
         set_option = self.easy.setopt
@@ -158,6 +162,9 @@ class Transfer:
         if milliseconds != self._timeout_milliseconds:
             set_option(pycurl.TIMEOUT_MS, milliseconds)
             self._timeout_milliseconds = milliseconds
+        if request.traced != self._traced:
+            set_option(pycurl.OPT_CERTINFO, request.traced)
+            self._traced = request.traced
         set_option(pycurl.POSTFIELDS, request.body)
         self._lines.clear()
         self._chunks.clear()
@@ -186,7 +193,7 @@ class Transfer:
             self._known_lines, self._known_status, self._known_headers = self._lines.copy(), status, headers
         if status == _PROXY_AUTHENTICATION_REQUIRED and info(pycurl.USED_PROXY):
             return self.facts(pycurl.E_OK, "")
-        return Answer(status, self._known_headers.copy(), b"".join(self._chunks))
+        return Answer(status, self._known_headers.copy(), b"".join(self._chunks), self._trace())
 
     def facts(self, code: int, detail: str) -> Facts:
         """What libcurl knows about a transfer that failed with this code and text."""
@@ -205,10 +212,43 @@ class Transfer:
             tunnel_status=info(pycurl.HTTP_CONNECTCODE),
             verify_result=info(pycurl.SSL_VERIFYRESULT),
             proxy_verify_result=info(pycurl.PROXY_SSL_VERIFYRESULT),
+            trace=self._trace(),
+        )
+
+    def _trace(self) -> Trace | None:
+        if not self._traced:
+            return None
+        info = self.easy.getinfo
+        address, port = info(pycurl.PRIMARY_IP), info(pycurl.PRIMARY_PORT)
+        host = f"[{address}]" if ":" in address else address
+        return Trace(
+            resolved_after=_seconds(info(pycurl.NAMELOOKUP_TIME_T)),
+            connected_after=_seconds(info(pycurl.CONNECT_TIME_T)),
+            secured_after=_seconds(info(pycurl.APPCONNECT_TIME_T)),
+            total=info(pycurl.TOTAL_TIME_T) / 1_000_000,
+            address=f"{host}:{port}" if address else "",
+            through_proxy=bool(info(pycurl.USED_PROXY)),
+            certificate=_certificate(self.easy),
         )
 
 
 _PROXY_AUTHENTICATION_REQUIRED = 407
+
+
+def _seconds(microseconds: int) -> float | None:
+    return microseconds / 1_000_000 if microseconds > 0 else None
+
+
+def _certificate(easy: Easy) -> Certificate | None:
+    """What is known of the peer's certificate, the first of its chain; any byte may stand in its names."""
+    for certificate in easy.getinfo_raw(pycurl.INFO_CERTINFO):
+        said = {bytes(pair[0]): bytes(pair[1]) for pair in certificate}
+        names, issuer, expires = (
+            clean_text(said.get(key, b"").decode("latin-1"))
+            for key in (b"X509v3 Subject Alternative Name", b"Issuer", b"Expire date")
+        )
+        return Certificate(names, issuer, expires)
+    return None
 
 
 def _header_lines(headers: Sequence[tuple[str, str]]) -> list[bytes]:

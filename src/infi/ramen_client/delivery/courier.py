@@ -45,11 +45,9 @@ from infi.ramen_client.storage import (
 )
 from infi.ramen_protocol import (
     MAX_RETRY_AFTER_SECONDS,
-    Coding,
     Envelope,
     Judgement,
     Verdict,
-    classify,
     message_target,
     origin,
     parse_retry_after,
@@ -57,6 +55,7 @@ from infi.ramen_protocol import (
 
 from .backoff import Backoff
 from .exchange import Answer, Request
+from .judging import judge, request_headers, say_answer, say_suspect, say_unwelcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,9 +75,6 @@ _CLAIM_MESSAGES = 64
 """Claiming and settling one by one writes 23 kB a message to disk, in chunks of 64 it is 2 kB (measured)."""
 
 _CLAIM_BYTES = 1024 * 1024
-
-_TOKEN_HEADER = "X-API-Token"  # noqa: S105 - its name
-_WITHHELD = "the answer repeats the token, so it is not shown"
 
 _HOLD_SECONDS = 0.05
 """How long an accepted message may wait for its settling: not longer than anybody who looks at the queue would notice."""
@@ -260,7 +256,7 @@ class Courier:
             case Verdict.UNAUTHORISED:
                 return self._unauthorised(outcome.status, judgement)
             case Verdict.RETRY:
-                text = say_answer(outcome.status, judgement)
+                text = say_unwelcome(outcome.status, judgement).text
                 return self._failed(text, outcome.status, self._retry_after(judgement))
 
     def _take_rule(self, judgement: Judgement) -> None:
@@ -278,7 +274,7 @@ class Courier:
 
     def _rejected(self, message: StoredMessage, status: int, judgement: Judgement) -> Step:
         if not judgement.explained and self._facts.suspect_since_ms is not None:
-            return self._failed(_say_suspect(status), status, self._retry_after(judgement))
+            return self._failed(say_suspect(status).text, status, self._retry_after(judgement))
         death = Death(f"the server refused it ({status})", judgement.details, status, judgement.code)
         settlement = Settlement(message, Fate.DEAD, death)
         if judgement.explained:
@@ -293,7 +289,7 @@ class Courier:
                 self._claimed.clear()
                 self._facts = replace(self._facts, suspect_since_ms=now_ms())
                 self._outage.put_back(self._origin, SUSPECT_AFTER)
-                return self._failed(_say_suspect(status), status, self._retry_after(judgement))
+                return self._failed(say_suspect(status).text, status, self._retry_after(judgement))
         self._outage.refused(
             say_answer(status, judgement), self._origin, message, explained=judgement.explained
         )
@@ -301,10 +297,7 @@ class Courier:
 
     def _unauthorised(self, status: int, judgement: Judgement) -> Step:
         self._token_refused = True
-        text = (
-            f"the token is refused ({say_answer(status, judgement)}): check auth_token or auth_token_file, "
-            "and that the token is meant for this server"
-        )
+        text = say_unwelcome(status, judgement).text
         self._failed(text, status, self._retry_after(judgement))
         raise AuthenticationError(text)
 
@@ -329,44 +322,3 @@ class Courier:
             self._facts = ServerFacts()
             self._reader.save_server(self._origin, self._facts)
         self._outage.succeeded(self._origin, self._reader.waiting)
-
-
-def request_headers(config: QueueReaderConfig) -> tuple[tuple[str, str], ...]:
-    """The headers of every version 1 request of this configuration."""
-    return (
-        (_TOKEN_HEADER, config.read_auth_token()),
-        ("Content-Type", "application/json"),
-        # The coding that every deployed server takes: zlib bytes under this label (protocol section 1).
-        ("Content-Encoding", Coding.LEGACY.label),
-    )
-
-
-def judge(answer: Answer, headers: tuple[tuple[str, str], ...]) -> Judgement:
-    """The judgement on an answer to a request with these headers; free of their token, which a server may send back."""
-    judgement = classify(answer.status, answer.headers, answer.body)
-    if judgement.verdict is Verdict.ACCEPTED:
-        return judgement
-    token = dict(headers)[_TOKEN_HEADER]
-    said = (judgement.details, judgement.rule_problem or "", *answer.headers.values())
-    if token.encode("latin-1") not in answer.body and not any(token in text for text in said):
-        return judgement
-    details = _WITHHELD if judgement.explained else f"status {answer.status} ({_WITHHELD})"
-    problem = None if judgement.rule_problem is None else _WITHHELD
-    return replace(judgement, details=details, rule_problem=problem)
-
-
-def say_answer(status: int, judgement: Judgement) -> str:
-    """What came back, for a person. The details of an unexplained answer begin with its status."""
-    if judgement.explained:
-        said = f": {judgement.details}" if judgement.details else ""
-        return f"the server answered {status} {judgement.code}{said}"
-    if judgement.verdict is Verdict.RETRY and status < 500 and status != 429:  # noqa: PLR2004 - the protocol's numbers
-        return f"something that is no Ramen server answered with {judgement.details}: check hostname, ssl and proxy"
-    return f"the server, or a proxy before it, answered with {judgement.details}"
-
-
-def _say_suspect(status: int) -> str:
-    return (
-        f"the server is suspect: it refuses one message after the other (with status {status}) without a protocol body, as a "
-        "proxy or a wrong host would, so nothing is given up: check hostname, ssl and proxy"
-    )

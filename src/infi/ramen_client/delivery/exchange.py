@@ -36,12 +36,14 @@ class Request:
     ``url`` is ASCII, ``http`` or ``https``, without credentials. ``headers`` are sent as given, after
     libcurl's own ``Host``, ``User-Agent``, ``Accept: */*`` and ``Content-Length``; values are latin-1 without control
     characters. ``timeout_seconds`` bounds the whole exchange, from ``start`` to the answer's last byte.
+    ``traced``: the outcome carries a ``Trace``, for people (it costs more than the rest of the bookkeeping together).
     """
 
     url: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
     timeout_seconds: float
+    traced: bool = False
 
     def __repr__(self) -> str:
         shown = tuple(
@@ -54,16 +56,47 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """The certificate that a server showed, in OpenSSL's words, each a bounded, printable line; not verified by being here.
+
+    ``names``: the host names and addresses that it is for; ``expires``: such as ``Jan  1 00:00:00 2027 GMT``.
+    """
+
+    names: str
+    issuer: str
+    expires: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """How far an exchange came and how long each part of the way took, as libcurl tells it.
+
+    Seconds since ``start``; None: did not get there, or there was no such part. Through a proxy, the name (unless the proxy
+    looks it up) and the connection are the proxy's; ``secured`` is about TLS with the server.
+    """
+
+    resolved_after: float | None
+    connected_after: float | None
+    secured_after: float | None
+    total: float
+    address: str
+    """The numeric address that was tried last, of the server or of the proxy; empty: none."""
+    through_proxy: bool
+    certificate: Certificate | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A complete, well-formed HTTP answer, whatever its status.
 
     ``headers`` has lower-case names; lines of one name are joined by ``", "`` (RFC 9110 section 5.3). ``body`` is
-    at most ``MAX_ANSWER_BYTES`` long.
+    at most ``MAX_ANSWER_BYTES`` long. ``trace``: with a traced request alone.
     """
 
     status: int
     headers: dict[str, str]
     body: bytes = field(repr=False)
+    trace: Trace | None = None
 
 
 def head_is_oversized(lines: Sequence[bytes]) -> bool:

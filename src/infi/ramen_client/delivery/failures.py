@@ -1,6 +1,6 @@
 """Why no usable answer came, in words.
 
-libcurl's codes and texts are turned into one sentence for a person: what failed and what to do. Texts are our own
+libcurl's codes and texts are turned into words for a person: what failed, and what to do. Texts are our own
 wherever a cause is known; where a piece of libcurl's text helps, it is shortened, freed of control characters and of
 everything that looks like credentials in a URL (libcurl quotes a malformed proxy URL whole). No token can be in them:
 libcurl's texts never quote what is sent.
@@ -27,7 +27,7 @@ from .route import proxy_place
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .exchange import Request
+    from .exchange import Request, Trace
     from .route import Route
 
 
@@ -54,15 +54,22 @@ class FailureKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No usable answer. ``text`` is one sentence without secrets.
+    """No usable answer. ``what`` failed and what to do about it (``remedy``, maybe empty), without secrets.
 
     ``connected`` is False only if no byte of the request can have reached the server; with True its outcome is unknown
-    (what was given to a proxy counts as having reached the server, a CONNECT apart).
+    (what was given to a proxy counts as having reached the server, a CONNECT apart). ``trace``: with a traced request alone.
     """
 
     kind: FailureKind
-    text: str
+    what: str
     connected: bool
+    remedy: str = ""
+    trace: Trace | None = None
+
+    @property
+    def text(self) -> str:
+        """Both in one sentence."""
+        return f"{self.what}: {self.remedy}" if self.remedy else self.what
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ class Facts:
     tunnel_status: int = 0
     verify_result: int = 0
     proxy_verify_result: int = 0
+    trace: Trace | None = None
 
 
 class _Code(IntEnum):
@@ -116,6 +124,8 @@ _UNKNOWN_AUTHORITY = frozenset(
 _TUNNEL_MADE = 200
 _AUTHENTICATION_REQUIRED = 407
 
+_CHECK_THE_WAY = "check the server and what lies between"
+
 
 class _Place(NamedTuple):
     """What the sentences need to know of the request and the route, free of secrets."""
@@ -129,19 +139,20 @@ class _Place(NamedTuple):
     body_bytes: int
 
 
-_Said = tuple[FailureKind, str]
+_Said = tuple[FailureKind, str, str]
+"""Where it failed, what failed, and what to do."""
 
 
-def setup_failure(reason: str) -> Failure:
+def setup_failure(reason: str, remedy: str = "") -> Failure:
     """The failure of a request that could not even be begun."""
-    return Failure(FailureKind.SETUP, f"the request cannot be sent: {reason}", connected=False)
+    return Failure(FailureKind.SETUP, f"the request cannot be sent: {reason}", connected=False, remedy=remedy)
 
 
 def describe(facts: Facts, request: Request, route: Route) -> Failure:
     """The failure that these facts amount to."""
     place = _place(request, route)
-    kind, text = _SAYINGS.get(facts.code, _say_other)(facts, place)
-    return Failure(kind, text, connected=facts.request_bytes > 0)
+    kind, what, remedy = _SAYINGS.get(facts.code, _say_other)(facts, place)
+    return Failure(kind, what, facts.request_bytes > 0, remedy, facts.trace)
 
 
 def _place(request: Request, route: Route) -> _Place:
@@ -169,7 +180,8 @@ def _clean(detail: str) -> str:
 def _say_unresolved(_facts: Facts, place: _Place) -> _Said:
     return (
         FailureKind.RESOLVE,
-        f"the name {place.host} cannot be resolved: check `hostname` and this machine's name service",
+        f"the name {place.host} cannot be resolved",
+        "check `hostname` and this machine's name service",
     )
 
 
@@ -178,11 +190,13 @@ def _say_proxy_unresolved(facts: Facts, place: _Place) -> _Said:
     if "Could not resolve" in facts.detail:
         return (
             FailureKind.PROXY,
-            f"the name of {place.proxy} cannot be resolved: check `proxy` or the environment",
+            f"the name of {place.proxy} cannot be resolved",
+            "check `proxy` or the environment",
         )
     return (
         FailureKind.SETUP,
-        "the proxy's URL is malformed: check `proxy`, or the environment's proxy variables",
+        "the proxy's URL is malformed",
+        "check `proxy`, or the environment's proxy variables",
     )
 
 
@@ -190,14 +204,16 @@ def _say_unconnected(facts: Facts, place: _Place) -> _Said:
     if "Unsupported proxy" in facts.detail:
         return (
             FailureKind.SETUP,
-            "the proxy's URL has a scheme that is not supported: use http, https, socks5 or socks5h",
+            "the proxy's URL has a scheme that is not supported",
+            "use http, https, socks5 or socks5h",
         )
     if facts.tunnel_status == _AUTHENTICATION_REQUIRED:
         return _say_proxy_authentication(facts, place)
     if facts.tunnel_status:
-        return FailureKind.PROXY, (
-            f"{place.proxy} refused a tunnel to {place.server} with status {facts.tunnel_status}: "
-            "check that it may reach this server and port"
+        return (
+            FailureKind.PROXY,
+            f"{place.proxy} refused a tunnel to {place.server} with status {facts.tunnel_status}",
+            "check that it may reach this server and port",
         )
     kind, target = (
         (FailureKind.PROXY, place.proxy) if facts.through_proxy else (FailureKind.CONNECT, place.server)
@@ -205,23 +221,26 @@ def _say_unconnected(facts: Facts, place: _Place) -> _Said:
     if facts.errno == error_numbers.ECONNREFUSED:
         return (
             kind,
-            f"{target} refused the connection: check that it is running and that host and port are right",
+            f"{target} refused the connection",
+            "check that it is running and that host and port are right",
         )
     reason = os.strerror(facts.errno) if facts.errno else "no connection could be made"
-    return kind, f"{target} cannot be reached ({reason}): check the network, host and port"
+    return kind, f"{target} cannot be reached ({reason})", "check the network, host and port"
 
 
 def _say_proxy_authentication(_facts: Facts, place: _Place) -> _Said:
     return (
         FailureKind.PROXY,
-        f"{place.proxy} wants other credentials (407): check user and password in the proxy's URL",
+        f"{place.proxy} wants other credentials (407)",
+        "check user and password in the proxy's URL",
     )
 
 
 def _say_proxy_failed(facts: Facts, place: _Place) -> _Said:
     return (
         FailureKind.PROXY,
-        f"{place.proxy} did not connect to {place.server} ({_clean(facts.detail)}): check its URL, credentials and rules",
+        f"{place.proxy} did not connect to {place.server} ({_clean(facts.detail)})",
+        "check its URL, credentials and rules",
     )
 
 
@@ -229,26 +248,29 @@ def _say_timed_out(facts: Facts, place: _Place) -> _Said:
     way = f" through {place.proxy}" if facts.through_proxy else ""
     if facts.request_bytes > 0:
         if facts.body_bytes_sent < place.body_bytes:
-            text = f"{place.server} did not take the whole request{way} within {place.seconds}"
+            what = f"{place.server} did not take the whole request{way} within {place.seconds}"
         elif facts.status:
-            text = f"{place.server} did not finish its answer{way} within {place.seconds}"
+            what = f"{place.server} did not finish its answer{way} within {place.seconds}"
         else:
-            text = f"{place.server} did not answer{way} within {place.seconds}"
-        return FailureKind.TIMEOUT, f"{text}: check the server and its load, or raise `server_timeout`"
+            what = f"{place.server} did not answer{way} within {place.seconds}"
+        return FailureKind.TIMEOUT, what, "check the server and its load, or raise `server_timeout`"
     if not facts.resolved and "esolving" in facts.detail:
         return (
             FailureKind.TIMEOUT,
-            f"the name {place.host} was not resolved{way} within {place.seconds}: check this machine's name service",
+            f"the name {place.host} was not resolved{way} within {place.seconds}",
+            "check this machine's name service",
         )
     if facts.reached and (place.tls or facts.through_proxy):
-        what = "no tunnel or TLS session" if facts.through_proxy else "no TLS session"
+        missing = "no tunnel or TLS session" if facts.through_proxy else "no TLS session"
         return (
             FailureKind.TIMEOUT,
-            f"{what} with {place.server}{way} within {place.seconds}: check that host and port are right",
+            f"{missing} with {place.server}{way} within {place.seconds}",
+            "check that host and port are right",
         )
     return (
         FailureKind.TIMEOUT,
-        f"no connection to {place.server}{way} within {place.seconds}: check network, firewall, host and port",
+        f"no connection to {place.server}{way} within {place.seconds}",
+        "check network, firewall, host and port",
     )
 
 
@@ -257,36 +279,41 @@ def _say_handshake_failed(facts: Facts, place: _Place) -> _Said:
     if "wrong version number" in detail or "packet length too long" in detail or "http request" in detail:
         return (
             FailureKind.TLS,
-            f"{peer} does not speak TLS on this port: check the port, or set `ssl` to false",
+            f"{peer} does not speak TLS on this port",
+            "check the port, or set `ssl` to false",
         )
     if "protocol version" in detail or "unsupported protocol" in detail:
-        return FailureKind.TLS, f"{peer} speaks no TLS version from 1.2 on: it has to be updated"
+        return FailureKind.TLS, f"{peer} speaks no TLS version from 1.2 on", "it has to be updated"
     return (
         FailureKind.TLS,
-        f"the TLS handshake with {peer} failed ({_clean(facts.detail)}): check that side's TLS settings",
+        f"the TLS handshake with {peer} failed ({_clean(facts.detail)})",
+        "check that side's TLS settings",
     )
 
 
 def _say_unverified(facts: Facts, place: _Place) -> _Said:
-    peer = _tls_peer(facts, place)
+    certificate = f"the certificate of {_tls_peer(facts, place)}"
     result = facts.verify_result or facts.proxy_verify_result
     if result == _EXPIRED:
-        reason = "has expired: renew it there, and check this machine's clock"
+        what, remedy = "has expired", "renew it there, and check this machine's clock"
     elif result == _NOT_YET_VALID:
-        reason = "is not valid yet: check the clocks of both machines"
+        what, remedy = "is not valid yet", "check the clocks of both machines"
     elif result in _UNKNOWN_AUTHORITY:
-        reason = f"was not issued by an authority in {place.ca_file}: add its authority there, or name its file as `ca_file`"
+        what = f"was not issued by an authority in {place.ca_file}"
+        remedy = "add its authority there, or name its file as `ca_file`"
     elif "subject name" in facts.detail:
-        reason = f"is for another host name: check `hostname` (authorities: {place.ca_file})"
+        what, remedy = "is for another host name", f"check `hostname` (authorities: {place.ca_file})"
     else:
-        reason = f"is not trusted ({_clean(facts.detail)}; authorities: {place.ca_file})"
-    return FailureKind.TLS, f"the certificate of {peer} {reason}"
+        what = f"is not trusted ({_clean(facts.detail)})"
+        remedy = f"check it against the authorities in {place.ca_file}"
+    return FailureKind.TLS, f"{certificate} {what}", remedy
 
 
 def _say_no_authorities(_facts: Facts, place: _Place) -> _Said:
-    return FailureKind.SETUP, (
-        f"the certificate authorities in {place.ca_file} cannot be read: "
-        "name a readable PEM file as `ca_file`, or install the system's CA certificates"
+    return (
+        FailureKind.SETUP,
+        f"the certificate authorities in {place.ca_file} cannot be read",
+        "name a readable PEM file as `ca_file`, or install the system's CA certificates",
     )
 
 
@@ -299,47 +326,57 @@ def _tls_peer(facts: Facts, place: _Place) -> str:
 def _say_broken(facts: Facts, place: _Place) -> _Said:
     detail = facts.detail.lower()
     if "alert" in detail:
-        return FailureKind.TLS, (
-            f"{place.server} ended the TLS session ({_clean(facts.detail)}): check its TLS settings "
-            "(a client certificate cannot be given)"
+        return (
+            FailureKind.TLS,
+            f"{place.server} ended the TLS session ({_clean(facts.detail)})",
+            "check its TLS settings (a client certificate cannot be given)",
         )
     if facts.request_bytes == 0 and facts.through_proxy and facts.tunnel_status != _TUNNEL_MADE:
-        return FailureKind.PROXY, f"{place.proxy} broke the connection off: check its URL and its rules"
+        return FailureKind.PROXY, f"{place.proxy} broke the connection off", "check its URL and its rules"
     if "reset" in detail or "broken pipe" in detail:
         return (
             FailureKind.BROKEN,
-            f"the connection to {place.server} was reset{_tls_hint(place)}: check the server and what lies between",
+            f"the connection to {place.server} was reset{_tls_hint(place)}",
+            _CHECK_THE_WAY,
         )
     if facts.status or "chunk" in detail:
         return _say_truncated(facts, place)
     return (
         FailureKind.BROKEN,
-        f"the connection to {place.server} broke ({_clean(facts.detail)}): check the server and what lies between",
+        f"the connection to {place.server} broke ({_clean(facts.detail)})",
+        _CHECK_THE_WAY,
     )
 
 
 def _say_empty(_facts: Facts, place: _Place) -> _Said:
     return (
         FailureKind.BROKEN,
-        f"{place.server} closed the connection without an answer{_tls_hint(place)}: check the server and what lies between",
+        f"{place.server} closed the connection without an answer{_tls_hint(place)}",
+        _CHECK_THE_WAY,
     )
 
 
 def _say_truncated(facts: Facts, place: _Place) -> _Said:
     return (
         FailureKind.BROKEN,
-        f"the answer of {place.server} broke off or is malformed ({_clean(facts.detail)}): check the server and what lies between",
+        f"the answer of {place.server} broke off or is malformed ({_clean(facts.detail)})",
+        _CHECK_THE_WAY,
     )
 
 
 def _say_malformed(facts: Facts, place: _Place) -> _Said:
     if facts.request_bytes == 0 and facts.through_proxy:
-        return FailureKind.PROXY, f"{place.proxy} does not answer like an HTTP proxy: check its URL and port"
+        return (
+            FailureKind.PROXY,
+            f"{place.proxy} does not answer like an HTTP proxy",
+            "check its URL and port",
+        )
     if facts.request_bytes == 0:
-        return FailureKind.SETUP, f"the request cannot be sent: {_clean(facts.detail)}"
+        return FailureKind.SETUP, f"the request cannot be sent: {_clean(facts.detail)}", ""
     return (
         FailureKind.BROKEN,
-        f"the answer of {place.server} broke off in its head or is not HTTP/1.x: check host and port{_tls_hint(place)}",
+        f"the answer of {place.server} broke off in its head or is not HTTP/1.x",
+        f"check host and port{_tls_hint(place)}",
     )
 
 
@@ -348,24 +385,23 @@ def _tls_hint(place: _Place) -> str:
 
 
 def _say_oversized(facts: Facts, place: _Place) -> _Said:
-    what = (
+    excess = (
         f"more than {MAX_ANSWER_HEADERS} header lines or {MAX_ANSWER_HEADER_BYTES // 1024} KiB of them"
         if facts.code == _Code.TOO_LARGE
         else f"more than {MAX_ANSWER_BYTES // 1024} KiB"
     )
     return (
         FailureKind.OVERSIZED,
-        f"{place.server} answered {facts.status} with {what}: check that it is a Ramen server",
+        f"{place.server} answered {facts.status} with {excess}",
+        "check that it is a Ramen server",
     )
 
 
 def _say_other(facts: Facts, place: _Place) -> _Said:
+    cause = f"({_clean(facts.detail)}, libcurl {facts.code})"
     if facts.request_bytes > 0:
-        return (
-            FailureKind.BROKEN,
-            f"the exchange with {place.server} failed ({_clean(facts.detail)}, libcurl {facts.code})",
-        )
-    return FailureKind.SETUP, f"the request cannot be sent ({_clean(facts.detail)}, libcurl {facts.code})"
+        return FailureKind.BROKEN, f"the exchange with {place.server} failed {cause}", ""
+    return FailureKind.SETUP, f"the request cannot be sent {cause}", ""
 
 
 _SAYINGS: dict[int, Callable[[Facts, _Place], _Said]] = {

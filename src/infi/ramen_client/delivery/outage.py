@@ -1,8 +1,9 @@
 """What the log says of the server: one warning when delivery stops working, one line when it works again.
 
-Between them a changed reason is said, at most once a minute. A message that is refused for good is an error; of more that are
-refused with the same words within a minute, only the number is said: when the words change, and when a run ends. A refused connection is no fault of
-the program: no traceback.
+Between them a changed reason is said, at most once a minute, and an outage that lasts is said again with the first attempt after
+each hour. A message that is refused for good is an error; of more that are refused with the same words within a minute, only the
+number is said: when the words change, and when a run ends. A refused connection is no fault of the program: no traceback. Each line
+begins with the queue that it is about, since a process may forward many.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ramen_client")
 
 _SAY_AGAIN_AFTER_SECONDS = 60.0
+_REMIND_AFTER_SECONDS = 3600.0
 
 _MAX_REQID_CHARS = 100
 """A reqid may be 2 KiB long, and hold line ends."""
 
 
 class OutageLog:
-    """Remembers what was said, over the runs of one reader."""
+    """Remembers what was said, over the runs of one reader; ``queue`` is the name in front of each line."""
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, queue: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._queue = queue
         self._monotonic = monotonic
         self._began: float | None = None
         self._attempts = 0
@@ -41,12 +44,27 @@ class OutageLog:
         """An attempt failed; nothing is lost by it."""
         now = self._monotonic()
         self._attempts += 1
+        silent_for = now - self._said_at
         if self._began is None:
             self._began = now
-            logger.warning("delivery to %s does not work: %s; retrying, %d waiting", origin, reason, waiting)
-        elif reason != self._said and now - self._said_at >= _SAY_AGAIN_AFTER_SECONDS:
             logger.warning(
-                "delivery to %s still does not work: %s; retrying, %d waiting", origin, reason, waiting
+                "%s: delivery to %s does not work: %s; retrying, %d waiting",
+                self._queue,
+                origin,
+                reason,
+                waiting,
+            )
+        elif silent_for >= _REMIND_AFTER_SECONDS or (
+            reason != self._said and silent_for >= _SAY_AGAIN_AFTER_SECONDS
+        ):
+            logger.warning(
+                "%s: delivery to %s has not worked for %s (failed attempts: %d): %s; retrying, %d waiting",
+                self._queue,
+                origin,
+                _length(now - self._began),
+                self._attempts,
+                reason,
+                waiting,
             )
         else:
             return
@@ -58,7 +76,8 @@ class OutageLog:
             return
         lasted = self._monotonic() - self._began
         logger.warning(
-            "delivery to %s works again after %.0f s (failed attempts: %d); %d waiting",
+            "%s: delivery to %s works again after %.0f s (failed attempts: %d); %d waiting",
+            self._queue,
             origin,
             lasted,
             self._attempts,
@@ -76,7 +95,8 @@ class OutageLog:
             return
         self.say_rest()
         logger.error(
-            "%s refused a message%s: %s; %s/%s with the reqid %s is kept as a dead letter%s",
+            "%s: %s refused a message%s: %s; %s/%s with the reqid %s is kept as a dead letter%s",
+            self._queue,
             origin,
             " for good" if explained else "",
             reason,
@@ -92,7 +112,9 @@ class OutageLog:
         if self._refused_unsaid:
             count, self._refused_unsaid = self._refused_unsaid, 0
             logger.error(
-                "%d more messages were refused in the same words; they are kept as dead letters", count
+                "%s: %d more messages were refused in the same words; they are kept as dead letters",
+                self._queue,
+                count,
             )
 
     def put_back(self, origin: str, count: int) -> None:
@@ -100,7 +122,15 @@ class OutageLog:
         self._refused_unsaid = 0
         self._refusal_said = ""
         logger.warning(
-            "%s refused %d messages in a row without speaking the protocol: they are back in the queue",
+            "%s: %s refused %d messages in a row without speaking the protocol: they are back in the queue",
+            self._queue,
             origin,
             count,
         )
+
+
+def _length(seconds: float) -> str:
+    """A length of time as ``90 s``, ``59 min`` or ``26 h``: one number is enough for a log."""
+    if seconds < 2 * 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"

@@ -93,7 +93,8 @@ class Transport:
             self._renew_loop()
         if self._route.ca_file is None and request.url.startswith("https:"):
             self._outcomes[tag] = setup_failure(
-                "this machine has no bundle of certificate authorities: install one, or name a file as `ca_file`"
+                "this machine has no bundle of certificate authorities",
+                "install one, or name a file as `ca_file`",
             )
             return
         self._torn = True
