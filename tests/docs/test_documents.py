@@ -73,6 +73,12 @@ def test_the_configuration_reference_is_what_the_code_says():
     assert module["reference"]() == (ROOT / "docs" / "configuration.md").read_text()
 
 
+def test_the_reference_of_the_commands_is_what_the_code_says():
+    """Red: run ``python docs/make_commands.py``."""
+    module = runpy.run_path(str(ROOT / "docs" / "make_commands.py"))
+    assert module["reference"]() == (ROOT / "docs" / "commands.md").read_text()
+
+
 def test_every_make_command_that_the_documents_name_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {
