@@ -129,6 +129,19 @@ def test_a_signal_that_comes_while_it_starts_is_not_forgotten(directory, monkeyp
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_signal_that_another_thread_gets_ends_it_too(directory):
+    """The kernel gives it to any thread when the main one is traced."""
+    server = CollectorServer(config(directory))
+
+    def signal_to_myself():
+        server.listening.wait()
+        time.sleep(0.1)  # until the main thread waits; sooner is no fault, but shows nothing
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    threading.Thread(target=signal_to_myself).start()
+    server.run()  # returns
+
+
 def test_tokens_and_rules_of_another_process_count_at_once(directory):
     with CollectorServer(config(directory)) as server, Wire(server) as wire, Settings(directory) as other:
         assert wire.post("1").status == 202

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,11 +25,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.system
-
 CALLS = ("pwrite64", "fdatasync", "fsync", "ftruncate", "unlink", "mkdir")
-MOST_POINTS = 70
-"""Of one call in one run: more are thinned out evenly."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(40, marks=pytest.mark.system, id="sample"),
+        pytest.param(sys.maxsize, marks=[pytest.mark.soak, pytest.mark.timeout(3600)], id="long"),
+    ]
+)
+def most_points(request: pytest.FixtureRequest, need_program: Callable[[str], None]) -> int:
+    """Of one call in one run; more are thinned out evenly."""
+    need_program("strace")
+    points: int = request.param
+    return points
+
 
 MAKING = """
 queue = make_queue(sys.argv[1], durable=True)
@@ -63,6 +74,28 @@ print(*push(queue, 2), sep="\\n", flush=True)
 drain(queue)
 """
 
+AMONG_OTHERS = """
+from infi.ramen_client.errors import DurabilityError
+
+queue = make_queue(sys.argv[1], durable=True)
+queue.database.writers_lock._waited_at = float("inf")  # as if others were at it all the time: the sync comes after the commit
+print(*push(queue, 3), sep="\\n", flush=True)
+queue.push(several := [make_message(size=3000) for _ in range(5)])
+print(*[message.reqid for message in several], sep="\\n", flush=True)
+
+really, failures = os.fdatasync, [OSError(5, "Input/output error")]
+def fdatasync(descriptor):
+    if failures:
+        raise failures.pop()
+    really(descriptor)
+os.fdatasync = fdatasync
+try:
+    push(queue, reqid="in doubt")
+except DurabilityError:
+    pass
+print(*push(queue, 3), sep="\\n", flush=True)
+"""
+
 SPACE = """
 import infi.ramen_client.storage.active_reader as module
 module._SPARE_PAGES = 10
@@ -95,11 +128,13 @@ def crash_everywhere(
     code: str,
     prepare: Callable[[Path], None],
     check: Callable[[Path, list[str]], None],
+    most_points: int,
 ) -> None:
     whole = tmp_path / "whole"
     prepare(whole)
     total = calls_of(code, whole, tmp_path / "log")[call]
-    points = range(1, total + 1, max(1, -(-total // MOST_POINTS)))
+    assert total
+    points = range(1, total + 1, max(1, -(-total // most_points)))
     for point in points:
         directory = tmp_path / str(point)
         prepare(directory)
@@ -120,9 +155,7 @@ def nothing(_: Path) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_new_queue(tmp_path: Path, call: str, need_program: Callable[[str], None]) -> None:
-    need_program("strace")
-
+def test_a_new_queue(tmp_path: Path, call: str, most_points: int) -> None:
     def check(directory: Path, acknowledged: list[str]) -> None:
         queue = make_queue(directory)
         assert query(queue.path, "PRAGMA auto_vacuum") == 2
@@ -133,15 +166,11 @@ def test_a_new_queue(tmp_path: Path, call: str, need_program: Callable[[str], No
         assert {*acknowledged, *more} <= set(drain(queue))
         assert_sound(queue)
 
-    crash_everywhere(tmp_path, call, MAKING, nothing, check)
+    crash_everywhere(tmp_path, call, MAKING, nothing, check, most_points)
 
 
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "ftruncate"])
-def test_pushes_claims_settlements_trims_and_checkpoints(
-    tmp_path: Path, call: str, need_program: Callable[[str], None]
-) -> None:
-    need_program("strace")
-
+def test_pushes_claims_settlements_trims_and_checkpoints(tmp_path: Path, call: str, most_points: int) -> None:
     def check(directory: Path, said: list[str]) -> None:
         queue = make_queue(directory, max_bytes=60_000)
         assert_sound(queue)
@@ -153,13 +182,25 @@ def test_pushes_claims_settlements_trims_and_checkpoints(
         assert drain(queue)[-1:] == more
         assert_sound(queue)
 
-    crash_everywhere(tmp_path, call, WORK, nothing, check)
+    crash_everywhere(tmp_path, call, WORK, nothing, check, most_points)
+
+
+@pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "ftruncate"])
+def test_pushes_that_sync_after_the_commit_and_what_comes_after_a_sync_that_failed(
+    tmp_path: Path, call: str, most_points: int
+) -> None:
+    def check(directory: Path, acknowledged: list[str]) -> None:
+        queue = make_queue(directory, durable=True)
+        assert_sound(queue)
+        more = push(queue, 2)
+        assert {*acknowledged, *more} <= set(drain(queue))
+        assert_sound(queue)
+
+    crash_everywhere(tmp_path, call, AMONG_OTHERS, nothing, check, most_points)
 
 
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "fsync", "ftruncate"])
-def test_taking_over_a_1x_file(tmp_path: Path, call: str, need_program: Callable[[str], None]) -> None:
-    need_program("strace")
-
+def test_taking_over_a_1x_file(tmp_path: Path, call: str, most_points: int) -> None:
     def prepare(directory: Path) -> None:
         make_1x_file(directory / "imx_1099.db", 30)
 
@@ -174,17 +215,15 @@ def test_taking_over_a_1x_file(tmp_path: Path, call: str, need_program: Callable
         assert len(left) + books.accepted == books.pushed
         assert_sound(queue)
 
-    crash_everywhere(tmp_path, call, TAKE_OVER, prepare, check)
+    crash_everywhere(tmp_path, call, TAKE_OVER, prepare, check, most_points)
 
 
 @pytest.mark.parametrize("call", ["pwrite64", "ftruncate"])
-def test_giving_space_back(tmp_path: Path, call: str, need_program: Callable[[str], None]) -> None:
-    need_program("strace")
-
+def test_giving_space_back(tmp_path: Path, call: str, most_points: int) -> None:
     def check(directory: Path, _: list[str]) -> None:
         queue = make_queue(directory)
         assert_sound(queue)
         push(queue)
         assert_sound(queue)
 
-    crash_everywhere(tmp_path, call, SPACE, nothing, check)
+    crash_everywhere(tmp_path, call, SPACE, nothing, check, most_points)

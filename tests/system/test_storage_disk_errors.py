@@ -1,23 +1,33 @@
-"""Disks that run full and disks that fail, under a living program."""
+"""Disks that run full and disks that fail, under a living program.
+
+The last test lets each ``fdatasync``, ``fsync``, ``pwrite64`` and ``ftruncate`` of a whole program (``disk_error_run``) fail in turn. That
+what was acknowledged is on the platter, whatever sync failed before, is shown by ``test_power_cut_simulated``.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
+import sys
+from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from queues import assert_sound, drain, make_queue, push, start
 
+from infi.ramen_client import QueueReader, QueueReaderConfig
 from infi.ramen_client.errors import DiskFull, QueueError
+from infi.ramen_client.testing import RamenServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
-
-pytestmark = pytest.mark.system
 
 
+@pytest.mark.system
 def test_a_full_disk_refuses_a_push_stores_nothing_and_recovers(small_disk: Path) -> None:
     queue = make_queue(small_disk / "queue", durable=True)
     reqids: list[str] = []
@@ -42,6 +52,7 @@ def test_a_full_disk_refuses_a_push_stores_nothing_and_recovers(small_disk: Path
     assert_sound(queue)
 
 
+@pytest.mark.system
 def test_a_queue_cannot_be_made_on_a_full_disk_and_can_be_when_there_is_space(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
@@ -90,12 +101,28 @@ def reqids(lines: list[list[str]], *words: str) -> list[str]:
     return [reqid for word, reqid in lines if word in words]
 
 
-# The 15th is that of the directory, which SQLite repeats for each connection and whose result it does not look at.
-@pytest.mark.parametrize("when", [14, 16, 20, 30])
+def calls_of_push(tmp_path: Path, call: str, number: int) -> range:
+    """Which calls of a kind, counted from the first of the process, the ``number``-th push makes."""
+    log = tmp_path / "log"
+    before = ["strace", "-f", "-s", "9", "-o", str(log), "-e", f"trace={call},write"]
+    process = start(PUSHER, tmp_path / "whole", "", before=before)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0, complaint
+    calls, ends = 0, [0]
+    for line in log.read_text().splitlines():
+        calls += f" {call}(" in line
+        if 'write(1, "stored' in line:
+            ends.append(calls)
+    return range(ends[number - 1] + 1, ends[number] + 1)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("number", [2, 5, 20])
 def test_a_push_whose_sync_fails_is_not_acknowledged_and_its_outcome_is_unknown(
-    tmp_path: Path, when: int, need_program: Callable[[str], None]
+    tmp_path: Path, number: int, need_program: Callable[[str], None]
 ) -> None:
     need_program("strace")
+    when = calls_of_push(tmp_path, "fdatasync", number)[-1]
     *lines, (balance, *_) = faulty(tmp_path, f"fdatasync:error=EIO:when={when}")
     assert balance == "[]"
     assert len(reqids(lines, "unknown")) == 1
@@ -105,27 +132,108 @@ def test_a_push_whose_sync_fails_is_not_acknowledged_and_its_outcome_is_unknown(
     assert set(reqids(lines, "stored")) <= set(found) <= set(reqids(lines, "stored", "unknown"))
 
 
+@pytest.mark.system
 def test_a_push_whose_sync_failed_may_be_found_stored_by_the_next_program(
     tmp_path: Path, need_program: Callable[[str], None]
 ) -> None:
     """Why it is an error of its own: "nothing was stored" would be wrong. The commit is whole in the write-ahead log."""
     need_program("strace")
-    lines = faulty(tmp_path, "fdatasync:error=EIO:when=20", "unknown")
+    when = calls_of_push(tmp_path, "fdatasync", 10)[-1]
+    lines = faulty(tmp_path, f"fdatasync:error=EIO:when={when}", "unknown")
     assert lines[-1][0] == "unknown"
     queue = make_queue(tmp_path)
     assert drain(queue) == reqids(lines, "stored", "unknown")
     assert_sound(queue)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
-@pytest.mark.parametrize("when", [94, 95, 96, 97, 120])
+@pytest.mark.parametrize("number", [2, 20])
 def test_a_push_whose_write_fails_stores_nothing_and_the_next_one_works(
-    tmp_path: Path, error: str, when: int, need_program: Callable[[str], None]
+    tmp_path: Path, error: str, number: int, need_program: Callable[[str], None]
 ) -> None:
     need_program("strace")
-    *lines, (balance, *_) = faulty(tmp_path, f"pwrite64:error={error}:when={when}")
-    assert balance == "[]"
-    assert [word for word, _ in lines if word != "stored"] == ["full" if error == "ENOSPC" else "unknown"]
-    queue = make_queue(tmp_path)
-    assert drain(queue) == reqids(lines, "stored")
-    assert_sound(queue)
+    for when in calls_of_push(tmp_path, "pwrite64", number):
+        directory = tmp_path / str(when)
+        *lines, (balance, *_) = faulty(directory, f"pwrite64:error={error}:when={when}")
+        assert balance == "[]"
+        assert [word for word, _ in lines if word != "stored"] == [
+            "full" if error == "ENOSPC" else "unknown"
+        ], when
+        queue = make_queue(directory)
+        assert drain(queue) == reqids(lines, "stored")
+        assert_sound(queue)
+
+
+PROGRAM = Path(__file__).with_name("disk_error_run.py")
+QUEUE_BYTES = 500_000
+"""Less than the program pushes."""
+
+
+def run_program(directory: Path, server: RamenServer, *strace: str) -> tuple[list[str], dict[str, object]]:
+    """What it said, and the configuration."""
+    fields = {
+        "sender": "imx",
+        "system_serial": 1099,
+        "system_version": "3.0.0.1",
+        "queue_dir": str(directory),
+        "hostname": server.hostname,
+        "auth_token": server.token,
+        "ssl": False,
+        "retry_delay": 0.01,
+        "max_queue_size": QUEUE_BYTES,
+    }
+    done = subprocess.run(
+        ["strace", "-f", *strace, sys.executable, PROGRAM, json.dumps(fields)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), fields
+
+
+def most_calls_of_a_thread(log: Path) -> int:
+    """``strace`` counts each thread's calls by themselves."""
+    calls = Counter(found[1] for found in re.finditer(r"^(\d+) +\w+\(", log.read_text(), re.MULTILINE))
+    return max(calls.values(), default=0)
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "fsync", "pwrite64", "ftruncate"])
+@pytest.mark.parametrize(
+    "most_points",
+    [
+        pytest.param(6, marks=pytest.mark.system, id="sample"),
+        pytest.param(150, marks=[pytest.mark.soak, pytest.mark.timeout(3600)], id="long"),
+    ],
+)
+def test_whatever_call_fails_the_program_goes_on_and_nothing_is_lost_or_doubled(
+    tmp_path: Path, call: str, most_points: int, need_program: Callable[[str], None]
+) -> None:
+    need_program("strace")
+    complaints = 0
+    with RamenServer() as server:
+        run_program(tmp_path / "whole", server, "-o", str(tmp_path / "log"), "-e", f"trace={call}")
+    total = most_calls_of_a_thread(tmp_path / "log")
+    assert total
+    for point in range(1, total + 1, max(1, -(-total // most_points))):
+        with RamenServer() as server:
+            fault = f"inject={call}:error=EIO:when={point}"
+            lines, fields = run_program(
+                tmp_path / str(point), server, "-o", os.devnull, "-e", f"trace={call}", "-e", fault
+            )
+            delivered = Counter(message.reqid for message in server.accepted)
+        said = {line[1:] for line in lines if line[0] in "?!"}
+        stored = {line[1:] for line in lines if line[0] == "="}
+        complaints += len(said)
+        assert lines[-1] == "check []", (call, point)
+        with QueueReader(QueueReaderConfig(fields)) as reader:
+            books = reader.books()
+        assert (books.waiting, books.dead, books.difference()) == (0, 0, 0)
+        assert stored >= said
+        assert len(stored - delivered.keys()) <= books.trimmed
+        assert stored >= delivered.keys()
+        assert max(delivered.values()) == 1
+        assert "last" in delivered
+    print(total, "calls of one thread;", complaints, "pushes were told of a failure")

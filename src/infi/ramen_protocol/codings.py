@@ -14,11 +14,14 @@ from __future__ import annotations
 import re
 import zlib
 from enum import Enum
+from io import BytesIO
 
 MAX_GZIP_MEMBERS = 1024
 """How many members a gzip body may have. Each costs work but maybe no output, so they are bounded by number."""
 
 _CHUNK_BYTES = 64 * 1024
+# How much may come out of one call: zlib gathers it in pieces and then joins them, so for a moment it is there twice.
+_STEP_BYTES = 1024 * 1024
 _ZLIB_WINDOW = 15
 _GZIP_WINDOW = 31
 _MASK = 0xFFFFFFFF
@@ -180,7 +183,7 @@ def _begins_as_zlib(body: bytes) -> bool:
 
 def _inflate(body: bytes, window: int, max_bytes: int, *, max_members: int) -> bytes:
     view = memoryview(body)
-    parts: list[bytes] = []
+    gathered = BytesIO()  # grows in place; of a list of parts, everything would be there twice when they are joined
     total = position = members = 0
     while position < len(body) or not members:
         if members == max_members:
@@ -189,17 +192,20 @@ def _inflate(body: bytes, window: int, max_bytes: int, *, max_members: int) -> b
         while not inflater.eof:
             # In chunks: what follows the end of a stream is copied by zlib, and is then at most one chunk.
             chunk = view[position : position + _CHUNK_BYTES]
-            if not chunk:
-                raise CodingError("the compressed data is cut short")
             try:
                 # One byte beyond the limit, to tell "just so many" from "more"; never 0, which means no limit.
-                part = inflater.decompress(chunk, max_bytes - total + 1)
+                part = inflater.decompress(chunk, min(max_bytes - total + 1, _STEP_BYTES))
             except zlib.error:
                 raise CodingError("the compressed data is damaged") from None
-            position += len(chunk) - len(inflater.unconsumed_tail) - len(inflater.unused_data)
+            if not chunk and not part and not inflater.eof:
+                # Without input there may still come something that a full step has held back.
+                raise CodingError("the compressed data is cut short")
+            # At the end of a stream what is left is in both, sometimes.
+            left = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            position += len(chunk) - len(left)
             total += len(part)
             if total > max_bytes:
                 raise BodyTooLarge(f"the body is larger than {max_bytes} bytes when decoded")
-            parts.append(part)
+            gathered.write(part)
         members += 1
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return gathered.getvalue()

@@ -93,6 +93,23 @@ def open_for_reading(path: Path, kind: Kind) -> apsw.Connection:
     return connection
 
 
+def write_secret(path: Path, text: str) -> None:
+    """Write a line that only its owner can read, in place of what is there; synced. Raises ``OSError``."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    with suppress(FileNotFoundError):
+        unfinished.unlink()
+    descriptor = os.open(
+        unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
+    try:
+        os.write(descriptor, text.encode() + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    unfinished.replace(path)
+    _sync_directory(path.parent)
+
+
 @contextmanager
 def transaction(connection: apsw.Connection) -> Iterator[None]:
     """Run a write transaction: all of it or nothing."""

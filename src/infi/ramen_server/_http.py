@@ -6,6 +6,7 @@
     drain           time for the rest of a body whose request was answered already
     slow reader     time in which an answer must be taken
     connections     number
+    pipelining      requests that wait for the answer to an earlier one; while any waits, no more is read
 
 A request that is answered before its body came is drained, not closed: closing with unread data resets the connection and
 may destroy the answer. Requests that are no HTTP, or want another protocol, get a 400 with a protocol body.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from .admission import BUSY, Decision, Kind, answer
@@ -25,12 +27,15 @@ from .admission import BUSY, Decision, Kind, answer
 if TYPE_CHECKING:
     import asyncio
     from asyncio import TimerHandle
+    from collections import deque
 
     from .limits import Limits
 
 WRITE_SECONDS = 30
 """How long a client may leave its answers unread once the buffers are full."""
 
+MAX_PIPELINED = 100
+"""How many requests may wait on one connection: one read (256 KiB) can hold 14,000, each of which takes kilobytes."""
 
 # uvicorn warns of every request that is no HTTP; whoever sends such could fill the log.
 _quiet = logging.getLogger("ramen_server.http")
@@ -39,6 +44,18 @@ _quiet.setLevel(logging.ERROR)
 
 class _Refused(Exception):
     """Raised in a parser's callback; the parser ends, and the reason is answered."""
+
+
+class _Flow(FlowControl):
+    """Reads no more while requests wait. uvicorn goes on reading at each answer, and gathers requests without bound."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: deque[Any]) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -59,6 +76,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, or refuse it."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         self.logger = _quiet
         self._allow(self.limits.head_seconds)
         if len(self.connections) > self.limits.max_connections:
@@ -83,11 +101,11 @@ class BoundedHttp(HttpToolsProtocol):
             # What came before a head in the read in which it begins is not known, so that one is not counted.
             self._open_head_bytes += len(data)
             if self._open_head_bytes > self.limits.max_head_bytes:
-                self._end_with(Decision(Kind.BAD_REQUEST, self._too_large_text()))
+                self._refuse(self._too_large_text())
 
     def send_400_response(self, msg: str) -> None:
         """Answer what could not be parsed."""
-        self._end_with(Decision(Kind.BAD_REQUEST, self._why or msg))
+        self._refuse(self._why or msg)
 
     # Callbacks of the parser
 
@@ -103,19 +121,22 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count the header."""
+        """Count the header. One that comes after the body (a trailer) is none: it must not say what the head did not."""
         if len(self.headers) >= self.limits.max_headers:
             raise self._refused(f"the request has more than {self.limits.max_headers} headers")
         self._count_head(len(name) + len(value))
-        super().on_header(name, value)
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application."""
         if self.parser.should_upgrade():
             raise self._refused("only HTTP/1.1 is spoken here")
+        super().on_headers_complete()  # raises for a target that is no URL
         self._in_head = False
         self._allow(None)
-        super().on_headers_complete()
+        if len(self.pipeline) > MAX_PIPELINED:
+            raise self._refused("too many requests wait")  # nobody is told so: see _refuse()
 
     def on_message_complete(self) -> None:
         """The body is here; or all of it that was thrown away."""
@@ -172,6 +193,22 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _too_large_text(self) -> str:
         return f"the request's head is larger than {self.limits.max_head_bytes} bytes"
+
+    def _refuse(self, why: str) -> None:
+        """End the connection with a 400 where that is sure to be taken for an answer to the request at fault, else without.
+
+        While an earlier request waits for its answer, the 400 would be taken for that, and a good message for a bad one. Its
+        client sends it again.
+        """
+        cycle = self.cycle
+        if self._in_message and not self._in_head:
+            unambiguous = not self.pipeline and not cycle.response_started
+        else:
+            unambiguous = cycle is None or cycle.response_complete
+        if unambiguous:
+            self._end_with(Decision(Kind.BAD_REQUEST, why))
+        else:
+            self.transport.close()
 
     def _end_with(self, decision: Decision) -> None:
         made = answer(decision)

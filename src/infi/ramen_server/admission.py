@@ -7,9 +7,11 @@ stores or the loop; the JSON check uses a SQLite database in memory, one for eac
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -40,6 +42,11 @@ if TYPE_CHECKING:
 
 ACCEPTED_CODINGS = b"gzip, deflate"
 """What is announced in ``Accept-Encoding`` (RFC 7694); identity goes without saying."""
+
+_LARGE_CHECK_BYTES = 1024 * 1024
+_large_check = threading.Lock()  # one at a time: SQLite takes up to four times the payload for it
+_UTF8_PIECE_BYTES = 256 * 1024
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 _CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 
@@ -252,12 +259,26 @@ def is_json(payload: bytes) -> bool:
     """Whether the payload is one JSON text (RFC 8259) in UTF-8, of at most 1,000 levels."""
     if b"\0" in payload:  # SQLite would stop reading there
         return False
-    if not payload.isascii():
-        try:
-            payload.decode()
-        except UnicodeDecodeError:
-            return False
+    if not payload.isascii() and not _is_utf8(payload):
+        return False
     connection = getattr(_thread, "connection", None)
     if connection is None:
         connection = _thread.connection = apsw.Connection(":memory:")
-    return bool(connection.execute("SELECT json_valid(CAST(? AS TEXT), 1)", (payload,)).get == 1)
+    large = len(payload) > _LARGE_CHECK_BYTES
+    with _large_check if large else nullcontext():
+        # A statement that is kept for the next time would keep its copy of the payload until then.
+        query = connection.execute("SELECT json_valid(CAST(? AS TEXT), 1)", (payload,), can_cache=not large)
+        return bool(query.get == 1)
+
+
+def _is_utf8(payload: bytes) -> bool:
+    """In pieces: Python's text takes up to four times its UTF-8."""
+    decoder = _utf8_decoder()
+    view = memoryview(payload)
+    try:
+        for start in range(0, len(payload), _UTF8_PIECE_BYTES):
+            decoder.decode(view[start : start + _UTF8_PIECE_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True

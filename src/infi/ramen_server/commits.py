@@ -82,6 +82,7 @@ class GroupCommit:
         while group := self._take():
             result = self._commit([submission for submission, _ in group])
             self._loop.call_soon_threadsafe(_hand_out, [future for _, future in group], result)
+            del group, result  # not to be held while there is nothing to do
             try:
                 self._store.maintain(self._now_ms())
             except Exception:

@@ -62,18 +62,23 @@ class Current:
 class Settings:
     """The settings of one data directory; makes directory and file when they are missing. Any thread may use it.
 
-    Raises ``UnusableFile``, ``OSError`` or ``apsw.Error``; ``now_ms`` and ``random_bytes`` are for tests.
+    ``must_exist``: make nothing; ``UnusableFile`` when no collector has ever run there. Raises ``UnusableFile``, ``OSError`` or ``apsw.Error``; ``now_ms`` and ``random_bytes`` are for tests.
     """
 
     def __init__(
         self,
         directory: Path,
         *,
+        must_exist: bool = False,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._now_ms = now_ms
         self._random_bytes = random_bytes
+        if must_exist:
+            _files.open_for_reading(
+                directory / FILE_NAME, _files.Kind(_APPLICATION_ID, _FORMAT, "", self._seed)
+            ).close()
         _files.make_directory(directory)
         schema = resources.files(__package__).joinpath("settings.sql").read_text()
         kind = _files.Kind(_APPLICATION_ID, _FORMAT, schema, self._seed)
@@ -137,13 +142,17 @@ class Settings:
             self._insert_token(name, purpose, scope or Scope(), text)
         return text
 
-    def add_first_token(self) -> str | None:
-        """Add a token that may send everything, when there never was one, and return its text; else None."""
+    def add_first_token(self, keep: Callable[[str], None] = lambda _text: None) -> str | None:
+        """Add a token that may send everything, when there never was one, and return its text; else None.
+
+        ``keep`` is called with the text before it counts; when it raises, there is no token.
+        """
         text = token_text(self._random_bytes(TOKEN_RANDOM_BYTES))
         with self._write_lock, _files.transaction(self._writing):
             if self._writing.execute("SELECT count(*) FROM token").get:
                 return None
             self._insert_token(FIRST_TOKEN_NAME, Purpose.SEND, Scope(), text)
+            keep(text)
         return text
 
     def revoke_token(self, name: str) -> bool:
@@ -183,7 +192,11 @@ class Settings:
     # Rules
 
     def add_rule(self, rule: Rule) -> StoredRule:
-        """Add a rule; one that is there already is returned as it is."""
+        """Add a rule; one that is there already is returned as it is.
+
+        Raises ``UnusableRule`` for values that no message can have, ``ValueError`` when there are too many rules.
+        """
+        rule = Rule.parse(rule.as_json())  # as it will be read: a rule that cannot be would stop everything
         text = json.dumps(rule.as_json())
         with self._write_lock:
             with _files.transaction(self._writing):

@@ -42,6 +42,7 @@ FAILURE_LOGGED_SECONDS = 60
 """How often the log says that commits go on failing."""
 
 _KEY_BYTES = 16
+_KEPT_PAYLOAD_BYTES = 1024 * 1024
 _MS_PER_DAY = 86_400_000
 _ROW_OVERHEAD_BYTES = 4096
 _FULL_RETRY_SECONDS = 30
@@ -211,7 +212,9 @@ class SqliteStore:
                     continue
                 position += 1
                 stored_bytes += len(message.payload)
-                connection.execute(_INSERT, _row(position, now_ms, message))
+                # A statement that is kept for the next time would keep its copy of the payload until then.
+                keep = len(message.payload) <= _KEPT_PAYLOAD_BYTES
+                connection.execute(_INSERT, _row(position, now_ms, message), can_cache=keep)
                 outcomes.append(Outcome.STORED)
             stored = position - self._last_position
             connection.execute(_ENTER, (position, stored, stored_bytes, len(messages) - stored))
