@@ -46,7 +46,13 @@ def test_the_wheel_asks_for_few_packages_and_pins_none_from_above(wheel):
         for line in archive.read(metadata).decode().splitlines()
         if line.startswith("Requires-Dist: ") and "; extra ==" not in line
     ]
-    assert sorted(line.split(">=")[0] for line in required) == ["apsw", "click", "orjson", "pycurl", "pydantic"]
+    assert sorted(line.split(">=")[0] for line in required) == [
+        "apsw",
+        "click",
+        "orjson",
+        "pycurl",
+        "pydantic",
+    ]
     assert not [line for line in required if "<" in line or "==" in line]
 
 

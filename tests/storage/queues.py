@@ -25,6 +25,7 @@ from infi.ramen_client.storage import (
     Settlement,
     StoredMessage,
 )
+from infi.ramen_client.storage._database import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -116,6 +117,13 @@ def settlement(message: StoredMessage, fate: Fate) -> Settlement:
 def assert_sound(queue: Queue) -> None:
     """The books balance, the rows are as many as the books say, and the file is whole."""
     assert queue.check() == []
+
+
+def empty_wal(queue: Queue) -> None:
+    """Bring everything into the database, so that nothing of it lies in the log as well."""
+    queue.database.checkpoint(Kind.NORMAL)
+    with queue.database.connection(Kind.NORMAL) as connection:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
 def query(path: Path, statement: str, values: tuple[Any, ...] = ()) -> Any:

@@ -6,6 +6,7 @@ import logging
 import uuid
 from typing import TYPE_CHECKING
 
+import apsw
 import pytest
 from queues import (
     GIB,
@@ -23,7 +24,7 @@ from queues import (
 )
 
 from infi.ramen_client.errors import QueueError
-from infi.ramen_client.storage import ReqidOrigin, _statements
+from infi.ramen_client.storage import ReqidOrigin, _statements, active_reader
 from infi.ramen_client.storage._inlet import STEP_ROWS
 
 if TYPE_CHECKING:
@@ -241,13 +242,17 @@ def test_rows_that_cannot_be_sent_are_an_error_also_when_an_operator_looks_for_t
     assert len(lines(caplog, logging.ERROR)) == 2
 
 
+def _broken_disk(*_: object) -> None:
+    raise apsw.IOError("the disk is broken")
+
+
 def test_rows_whose_step_is_rolled_back_are_not_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_bad_1x_file(tmp_path / NAME)
     reader = activate(make_queue(tmp_path))
     with monkeypatch.context() as patched:
-        patched.setattr(_statements, "CLAIM", "SELECT * FROM no_such_table")
+        patched.setattr(active_reader, "_claim", _broken_disk)
         with pytest.raises(QueueError):
             reader.claim(1, GIB)
     reader.close()

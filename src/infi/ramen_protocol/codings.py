@@ -183,7 +183,9 @@ def _begins_as_zlib(body: bytes) -> bool:
 
 def _inflate(body: bytes, window: int, max_bytes: int, *, max_members: int) -> bytes:
     view = memoryview(body)
-    gathered = BytesIO()  # grows in place; of a list of parts, everything would be there twice when they are joined
+    gathered = (
+        BytesIO()
+    )  # grows in place; of a list of parts, everything would be there twice when they are joined
     total = position = members = 0
     while position < len(body) or not members:
         if members == max_members:

@@ -11,7 +11,7 @@ import apsw
 from infi.ramen_client.errors import QueueUnusable
 
 from . import _statements as sql
-from ._errors import BUSY_TIMEOUT_SECONDS
+from ._errors import BUSY_TIMEOUT_SECONDS, Damaged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,7 @@ def read_meta(connection: apsw.Connection, path: Path) -> Meta:
     """Read it; ``QueueUnusable`` when it is missing, or says that this version must not use the file."""
     row = connection.execute(sql.READ_META).get
     if row is None:
-        raise QueueUnusable(f"{path}: is damaged (it does not say what it is). Move it away to start afresh.")
+        raise Damaged(f"{path}: is damaged (it does not say what it is). Move it away to start afresh.")
     min_reader, min_writer, queue_id, inlet_boundary, inlet_system_version, empty_pages = row
     needed = max(min_reader, min_writer)
     if needed > sql.FORMAT:

@@ -11,6 +11,7 @@ import grp
 import logging
 import time
 import uuid
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,10 @@ from infi.ramen_client.__version__ import __version__
 from infi.ramen_client.errors import QueueUnusable
 
 from . import _statements as sql
+from ._aside import put_aside, undo_half
 from ._connection import Meta, open_connection, read_meta, refuse_unsafe_sqlite
 from ._database import Kind
-from ._errors import BUSY_TIMEOUT_SECONDS, plain_errors
+from ._errors import BUSY_TIMEOUT_SECONDS, Damaged, plain_errors
 from ._files import (
     Access,
     access_beside,
@@ -36,9 +38,12 @@ from ._files import (
 from ._filesystem import warn_of_unfit
 from ._locks import WritersLock
 from ._registry import no_fork_meanwhile, shared_database
+from ._salvage import FoundMessage, FoundRow, Salvage
 from ._trim import live_pages
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ._database import Database
 
 logger = logging.getLogger("ramen_client")
@@ -50,6 +55,8 @@ _INCREMENTAL = 2
 """``PRAGMA auto_vacuum``: free pages can be given back in steps."""
 
 _WAL_SWITCH_RETRY_SECONDS = 0.01
+
+_HOLD_OFF_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +81,8 @@ class Place:
             ) from None
 
 
-def open_database(place: Place) -> tuple[Database, Meta]:
-    """Open the queue's file, making it or taking it over where needed.
+def open_database(place: Place) -> Database:
+    """Open the queue's file, making it or taking it over where needed; a damaged one is put aside for a new one.
 
     Raises ``QueueUnusable`` where mending is not ours to do; the file is untouched then.
     """
@@ -87,11 +94,12 @@ def open_database(place: Place) -> tuple[Database, Meta]:
     with no_fork_meanwhile(path), plain_errors(path):
         access = access_beside(path, access)
         meta, taken_over = _make_or_check(path, place, access)
-        database = shared_database(path, meta.queue_id, access)
+        database = shared_database(path, meta, access)
     if taken_over is not None:
         logger.info("took over %d messages of 1.x in %s", taken_over, path)
-    with database.connection(Kind.NORMAL) as connection:
-        return database, read_meta(connection, path)
+    # So that a 1.x program that closes the file is not the last one, which would remove the log.
+    with database.connection(Kind.NORMAL):
+        return database
 
 
 def _directory(place: Place, access: Access) -> Path:
@@ -112,38 +120,96 @@ def _make_or_check(path: Path, place: Place, access: Access) -> tuple[Meta, int 
     lock = WritersLock(path.with_name(path.name + ".writers"), access)
     try:
         with lock.turn():
-            # SQLite would make the file readable by everybody.
-            make_empty_file(path, access)
-            # On a full disk there would be no room for them when somebody wants them.
-            for lock_file in (".reader", ".sync"):
-                make_empty_file(path.with_name(path.name + lock_file), access)
-            if not is_regular_file(path):
-                raise QueueUnusable(
-                    f"{path}: is not a regular file (a link or a directory is in its place). Remove it."
-                )
-            wal = path.with_name(path.name + "-wal")
-            had_wal = wal.exists()
-            prepared = _prepare(path, place)
-            if not had_wal:
-                # SQLite syncs the directory after making the WAL only if the same connection syncs it first.
-                sync_directory(path.parent)
-            for companion in (wal, path.with_name(path.name + "-shm")):
-                hand_to_group(companion, access)
-            return prepared
+            undo_half(path)
+            was_ours = path.with_name(path.name + ".sync").exists()
+            try:
+                return _make_or_check_in_turn(path, place, access)
+            except (Damaged, apsw.CorruptError, apsw.NotADBError) as error:
+                if not (was_ours or _holds_messages(path)):
+                    raise
+                return replace_damaged(path, place, access, error), None
     finally:
         lock.close()
 
 
-def _prepare(path: Path, place: Place) -> tuple[Meta, int | None]:
+def replace_damaged(path: Path, place: Place, access: Access, reason: Exception) -> Meta:
+    """Put a damaged file aside and make a new one. The writers' turn is held, and this process has the file not open."""
+    with _writers_held_off(path):
+        aside = put_aside(path)
+    logger.error(
+        "%s: is damaged (%s); it was put aside as %s, and the queue goes on in a new file. What can be read of it is carried over by "
+        "the reader. Check the disk.",
+        path,
+        reason,
+        aside.name,
+    )
+    # Above every position of the old file, which are numbers of messages, or were made in this way too.
+    meta, _ = _make_or_check_in_turn(path, place, access, first_position=time.time_ns() // 1000)
+    return meta
+
+
+def _holds_messages(path: Path) -> bool:
+    """Whether anything of a queue can be read in a file that SQLite cannot open; else it is somebody else's."""
+    with Salvage(path, path.with_name(path.name + "-wal")) as reading:
+        return any(
+            isinstance(found, FoundMessage) or (isinstance(found, FoundRow) and found.table == "queue")
+            for found in reading
+        )
+
+
+@contextmanager
+def _writers_held_off(path: Path) -> Iterator[None]:
+    """Hold SQLite's own lock on a damaged file, as far as it can still be had, so that nobody commits to it any more."""
+    with suppress(apsw.Error):
+        connection = open_connection(path)
+    try:
+        with suppress(apsw.Error, UnboundLocalError):
+            connection.set_busy_timeout(_HOLD_OFF_SECONDS * 1000)
+            connection.execute(sql.BEGIN)
+        yield
+    finally:
+        with suppress(apsw.Error, UnboundLocalError):
+            connection.close()
+
+
+def _make_or_check_in_turn(
+    path: Path, place: Place, access: Access, *, first_position: int = 0
+) -> tuple[Meta, int | None]:
+    # SQLite would make the file readable by everybody.
+    make_empty_file(path, access)
+    # On a full disk there would be no room for them when somebody wants them.
+    for lock_file in (".reader", ".sync"):
+        make_empty_file(path.with_name(path.name + lock_file), access)
+    if not is_regular_file(path):
+        raise QueueUnusable(
+            f"{path}: is not a regular file (a link or a directory is in its place). Remove it."
+        )
+    wal = path.with_name(path.name + "-wal")
+    had_wal = wal.exists()
+    prepared = _prepare(path, place, first_position)
+    if not had_wal:
+        # SQLite syncs the directory after making the WAL only if the same connection syncs it first.
+        sync_directory(path.parent)
+    for companion in (wal, path.with_name(path.name + "-shm")):
+        hand_to_group(companion, access)
+    return prepared
+
+
+def _prepare(path: Path, place: Place, first_position: int) -> tuple[Meta, int | None]:
     """Bring the file into our format, whatever it is now; return as ``_make_or_check``."""
     connection = open_connection(path)
     try:
         if not _is_ours(connection, path):
             _set_up(connection, path)
-            _make_schema(connection, path, place)
+            _make_schema(connection, path, place, first_position)
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         taken_over = _count_inlet(connection)
         return read_meta(connection, path), taken_over
+    except apsw.SQLError as error:
+        # A statement of ours that does not fit a file that says it is ours.
+        if connection.pragma("application_id") == sql.APPLICATION_ID:
+            raise Damaged(f"{path}: its schema is damaged ({error})") from error
+        raise
     finally:
         connection.close()
 
@@ -188,7 +254,7 @@ def _switch_to_wal(connection: apsw.Connection) -> object:
             time.sleep(_WAL_SWITCH_RETRY_SECONDS)
 
 
-def _make_schema(connection: apsw.Connection, path: Path, place: Place) -> None:
+def _make_schema(connection: apsw.Connection, path: Path, place: Place, first_position: int) -> None:
     connection.execute(sql.BEGIN)
     try:
         if _is_ours(connection, path):  # somebody made it who could not wait for the lock
@@ -216,7 +282,7 @@ def _make_schema(connection: apsw.Connection, path: Path, place: Place) -> None:
                 0,
             ),
         )
-        connection.execute(sql.INSERT_BOOK, (None if taken_over else 0,))
+        connection.execute(sql.INSERT_BOOK, (None if taken_over else 0, first_position))
         connection.execute(sql.INSERT_READER)
         pages = live_pages(connection)
         empty_pages = pages - pages_before + _EMPTY_1X_PAGES if taken_over else pages

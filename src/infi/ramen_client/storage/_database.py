@@ -8,7 +8,10 @@ Invariants:
   parent and child open their own when they next need one. A fork that no hook saw is noticed by the process id: everything
   raises ``QueueForked`` then, and nothing is written.
 - No connection creates the file. It is opened under the identity (device, inode) that it had when this object was made, and only
-  while it says the same queue id, since an inode's number is used again; else ``QueueGone``.
+  while it says the same queue id, since an inode's number is used again; else ``QueueGone``. But where it was found damaged and put
+  aside, this object goes on with the file that took its place (``_aside``).
+- A write transaction looks whether its file is still at the path after its ``BEGIN``. Whoever puts a file aside holds SQLite's own
+  lock on it if that is possible, so what is committed to a file that is put aside was committed before.
 - Every write transaction sees a change of the schema before it writes: a newer version that raised ``min_writer`` shuts this
   one out at once (``QueueUnusable``).
 - A connection in an unknown state is closed, never used again.
@@ -25,7 +28,7 @@ import logging
 import os
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from itertools import count
 from typing import TYPE_CHECKING
@@ -35,14 +38,15 @@ import apsw
 from infi.ramen_client.errors import DiskFull, QueueError, QueueForked, QueueGone
 
 from . import _statements as sql
-from ._connection import WalGauge, open_connection, read_meta
+from ._aside import is_aside
+from ._connection import Meta, WalGauge, open_connection, read_meta
 from ._errors import BUSY_TIMEOUT_SECONDS, UncertainCommit, commit_error, is_failed_sync, plain_error
 from ._locks import PATIENCE_SECONDS, WritersLock
 from ._patience import ReaderPatience
 from ._sync import SharedSync, Unconfirmed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -55,6 +59,9 @@ _MAX_IDLE_CONNECTIONS = 2
 
 _FORK_PATIENCE_SECONDS = BUSY_TIMEOUT_SECONDS + 2 * PATIENCE_SECONDS
 """The longest that a transaction can wait for others. A fork that waited longer goes on; its child is refused the queue."""
+
+_MOST_SUCCESSORS = 3
+"""A file that is put aside again while we are on our way to it is out of order."""
 
 _CHECKPOINT_WARNING_EVERY_SECONDS = 60.0
 
@@ -75,10 +82,12 @@ class Kind(IntEnum):
 class Database:
     """A queue's file in this process. Made by ``_registry`` alone."""
 
-    def __init__(self, path: Path, identity: tuple[int, int], queue_id: str, access: Access) -> None:
+    def __init__(self, path: Path, identity: tuple[int, int], meta: Meta, access: Access) -> None:
         self.path = path
         self.identity = identity
-        self.queue_id = queue_id
+        self.meta = meta
+        self.files = 1
+        """How many files this object has gone through: more than one when damaged ones were put aside."""
         self.access = access
         self.writers_lock = WritersLock(path.with_name(path.name + ".writers"), access)
         self._sync = SharedSync(path, access)
@@ -116,16 +125,50 @@ class Database:
                 "only in the child."
             )
 
-    def check_in_place(self) -> None:
-        """Raise ``QueueGone`` when the path does not lead to this file any more (one ``stat``)."""
+    def is_in_place(self) -> bool:
+        """Whether the path leads to this file (one ``stat``)."""
         try:
             found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116 - on the path of every push
         except (FileNotFoundError, NotADirectoryError):
-            found = None
+            return False
         except OSError as error:
             raise plain_error(self.path, error) from error
-        if found is None or (found.st_dev, found.st_ino) != self.identity:
+        return (found.st_dev, found.st_ino) == self.identity
+
+    def check_in_place(self) -> None:
+        """Make sure that the path leads to this file, or go on with its successor; else raise ``QueueGone``."""
+        if not self.is_in_place():
+            self._follow()
+
+    def _follow(self) -> None:
+        """Go on with the file that took the place of ours, if ours was put aside; else raise ``QueueGone``."""
+        if not is_aside(self.path, self.identity):
             raise self._gone()
+        if self.writers_lock.is_mine:
+            self.rebind()
+        else:  # whoever makes the new file has the turn
+            with self.writers_lock.turn():
+                self.rebind()
+
+    def rebind(self) -> None:
+        """Go on with the file that is at the path now. The writers' turn is held."""
+        try:
+            found = self.path.stat(follow_symlinks=False)
+            connection = open_connection(self.path)
+        except (OSError, apsw.Error) as error:
+            raise self._gone() from error
+        try:
+            meta = read_meta(connection, self.path)
+        except apsw.Error as error:
+            raise self._gone() from error
+        finally:
+            connection.close()
+        with self._guard:
+            self.identity, self.meta = (found.st_dev, found.st_ino), meta
+            self.files += 1
+            self._generation += 1
+            self._schema_version = None
+            self._close_idle()
 
     def _gone(self) -> QueueGone:
         return QueueGone(
@@ -163,9 +206,10 @@ class Database:
         except IndexError:
             return self._connect(kind)
 
-    def _give_back(self, kind: Kind, connection: apsw.Connection) -> None:
+    def _give_back(self, kind: Kind, connection: apsw.Connection, of_file: int) -> None:
         idle = self._idle[kind]
-        if len(idle) < _MAX_IDLE_CONNECTIONS and not connection.in_transaction:
+        is_current = of_file == self.files and not connection.in_transaction
+        if is_current and len(idle) < _MAX_IDLE_CONNECTIONS:
             idle.append(connection)
         else:
             connection.close()
@@ -187,7 +231,7 @@ class Database:
         return connection
 
     def _check_is_same(self, connection: apsw.Connection) -> None:
-        if connection.execute(sql.READ_QUEUE_ID).get != self.queue_id:
+        if connection.execute(sql.READ_QUEUE_ID).get != self.meta.queue_id:
             raise self._gone()
 
     def _check_schema(self, connection: apsw.Connection) -> None:
@@ -315,6 +359,15 @@ class Database:
             self.resume_in_parent()
             raise
 
+    @contextmanager
+    def nobody_at_work(self) -> Iterator[None]:
+        """Keep other threads away, and everything closed. For who replaces the file; the writers' turn may be taken within."""
+        self.prepare_fork()
+        try:
+            yield
+        finally:
+            self.resume_in_parent()
+
     def _wait_for_work_to_end(self) -> None:
         me = threading.get_ident()
         ended = self._work_ended.wait_for(
@@ -359,11 +412,12 @@ class _Lease:
     is, at the latest when the ``with`` lets go of this object.
     """
 
-    __slots__ = ("_connection", "_database", "_kind", "_work")
+    __slots__ = ("_connection", "_database", "_kind", "_of_file", "_work")
 
     def __init__(self, database: Database, kind: Kind) -> None:
         self._database = database
         self._kind = kind
+        self._of_file = database.files
         self._work: int | None = None
         self._connection: apsw.Connection | None = None
 
@@ -385,6 +439,11 @@ class _Lease:
             raise
 
     def _begin(self) -> apsw.Connection:
+        return self._take()
+
+    def _take(self) -> apsw.Connection:
+        # Read before: if the file changes in between, the connection counts as one of the old file, and is closed.
+        self._of_file = self._database.files
         connection = self._connection = self._database._take(self._kind)  # noqa: SLF001
         return connection
 
@@ -418,7 +477,7 @@ class _Lease:
             if connection.in_transaction:
                 with suppress(apsw.Error):  # closing it does the same
                     connection.execute(sql.ROLLBACK)
-            database._give_back(self._kind, connection)  # noqa: SLF001
+            database._give_back(self._kind, connection, self._of_file)  # noqa: SLF001
         self._end_turn()
         database._end_work(self._work)  # noqa: SLF001
         self._work = None
@@ -445,10 +504,16 @@ class _Transaction(_Lease):
         database.writers_lock.acquire(database.reader_patience if self._kind is Kind.READER else None)
         if self._is_durable and database.writers_lock.is_contended:
             self._kind = Kind.NORMAL  # and a sync after the turn
-        connection = self._connection = database._take(self._kind)  # noqa: SLF001
-        if self._is_durable:
-            self._failed_before = database._ready_to_sync(connection)  # noqa: SLF001
-        connection.execute(sql.BEGIN)
+        for _ in range(_MOST_SUCCESSORS):
+            connection = self._take()
+            if self._is_durable:
+                self._failed_before = database._ready_to_sync(connection)  # noqa: SLF001
+            connection.execute(sql.BEGIN)
+            if database.is_in_place():
+                break
+            self._connection = None
+            connection.close()
+            database._follow()  # noqa: SLF001
         database._check_schema(connection)  # noqa: SLF001
         return connection
 

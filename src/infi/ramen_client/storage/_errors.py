@@ -31,6 +31,10 @@ BUSY_TIMEOUT_SECONDS = 60
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
+class Damaged(QueueUnusable):
+    """The file is damaged: it is to be put aside (``_heal``)."""
+
+
 class UncertainCommit(QueueError):
     """A commit failed in a way that leaves open whether its changes will be seen."""
 
@@ -50,10 +54,9 @@ def plain_error(path: Path, error: apsw.Error | OSError) -> QueueError:
                 f"{path}: cannot be opened for writing ({error}). Check the owner and mode of the file and its directory, and "
                 "that this process has not run out of file descriptors."
             )
-        case apsw.CorruptError() | apsw.NotADBError():
-            return QueueUnusable(
-                f"{path}: is damaged or not a queue ({error}). Move it away to start afresh."
-            )
+        # Our statements are right, so it is the schema that is not (an SQLError), or a table's order (a constraint).
+        case apsw.CorruptError() | apsw.NotADBError() | apsw.SQLError() | apsw.ConstraintError():
+            return Damaged(f"{path}: is damaged or not a queue ({error}). Move it away to start afresh.")
         case OSError():
             return QueueUnusable(
                 f"{where}: cannot be used: {error.strerror}. Check the owner and mode of the file and its directory."

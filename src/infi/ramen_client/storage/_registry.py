@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ._connection import Meta
     from ._files import Access
 
 _guard = threading.RLock()  # guards everything below; held while a file is opened, and over a fork
@@ -47,14 +48,14 @@ def no_fork_meanwhile(path: Path) -> Iterator[None]:
         yield
 
 
-def shared_database(path: Path, queue_id: str, access: Access) -> Database:
+def shared_database(path: Path, meta: Meta, access: Access) -> Database:
     """This process's ``Database`` for the queue that is at ``path`` now; the file must exist."""
     found = path.stat(follow_symlinks=False)
     identity = (found.st_dev, found.st_ino)
     with _guard:
         database = _by_path.get(path)
-        if database is None or (database.identity, database.queue_id) != (identity, queue_id):
-            database = _by_path[path] = Database(path, identity, queue_id, access)
+        if database is None or (database.identity, database.meta.queue_id) != (identity, meta.queue_id):
+            database = _by_path[path] = Database(path, identity, meta, access)
             _all.add(database)
         return database
 

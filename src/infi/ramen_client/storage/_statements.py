@@ -44,7 +44,7 @@ INSERT_META: Final = (
     "inlet_boundary, inlet_system_version, empty_pages) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 SET_EMPTY_PAGES: Final = "UPDATE meta SET empty_pages = ? WHERE id = 1"
-INSERT_BOOK: Final = "INSERT INTO book (id, inlet_base) VALUES (1, ?)"
+INSERT_BOOK: Final = "INSERT INTO book (id, inlet_base, last_position) VALUES (1, ?, ?)"
 INLET_UNCOUNTED: Final = "SELECT inlet_base IS NULL FROM book WHERE id = 1"
 COUNT_INLET: Final = "SELECT (SELECT count(*) FROM queue) - inlet_in + inlet_out FROM book WHERE id = 1"
 SET_INLET_BASE: Final = "UPDATE book SET inlet_base = ? WHERE id = 1 AND inlet_base IS NULL"
@@ -284,12 +284,8 @@ SALVAGE_BEGIN: Final = "INSERT OR IGNORE INTO salvage (file, done, tally) VALUES
 READ_SALVAGE: Final = "SELECT done, tally FROM salvage WHERE file = ?"
 SALVAGE_PROGRESS: Final = "UPDATE salvage SET done = ?, tally = ? WHERE file = ?"
 LAST_POSITION: Final = "SELECT last_position FROM book WHERE id = 1"
-REQID_AT: Final = (
-    "SELECT reqid FROM message WHERE position = ?1 UNION ALL SELECT reqid FROM dead_letter WHERE position = ?1"
-)
-CARRY_MESSAGE: Final = (
-    f"INSERT INTO message (position, {_IDENTITY}, retried_at, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-)
+REQID_AT: Final = "SELECT reqid FROM message WHERE position = ?1 UNION ALL SELECT reqid FROM dead_letter WHERE position = ?1"
+CARRY_MESSAGE: Final = f"INSERT INTO message (position, {_IDENTITY}, retried_at, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 CARRY_DEAD: Final = INSERT_DEAD.replace("INSERT", "INSERT OR IGNORE")
 CARRY_INLET: Final = "INSERT OR IGNORE INTO queue (id, ts, category, data_type, data_version, reqid, data) VALUES (?, ?, ?, ?, ?, ?, ?)"
 CARRY_RULE: Final = (
@@ -300,9 +296,7 @@ CARRY_SERVER: Final = (
     "INSERT OR IGNORE INTO server (origin, accept_encoding, batch_offer, batch_refused_at, body_limit, body_limit_at, failures, "
     "suspect_since, retry_at, learned_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-COUNT_CARRIED: Final = (
-    "UPDATE book SET waiting = waiting + ?1, dead = dead + ?2, dead_bytes = dead_bytes + ?3, found = found + ?1 + ?2 WHERE id = 1"
-)
+COUNT_CARRIED: Final = "UPDATE book SET waiting = waiting + ?1, dead = dead + ?2, dead_bytes = dead_bytes + ?3, found = found + ?1 + ?2 WHERE id = 1"
 ENTER_OLD_BOOK: Final = (
     "UPDATE book SET pushed = pushed + :pushed, found = found + :found, damaged = damaged + :damaged, "
     "inlet_in = inlet_in + :removed_by_1x, inlet_out = inlet_out + :removed_by_1x, accepted = accepted + :accepted, "

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     import apsw
 
+    from ._connection import Meta
+
 STEP_ROWS = 100
 """Removing 100 rows every 64 pushes of 1 KB keeps 0.88 to 1.03 of the push rate (measured)."""
 
@@ -66,8 +68,7 @@ class SizeLimit:
     path: Path
     max_bytes: int
     overflow: Overflow
-    empty_pages: int
-    inlet_boundary: int
+    meta: Meta
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def before_push(
     needed = (pushed_bytes + rows * _ROW_OVERHEAD_BYTES) // _PAGE_BYTES + _SPLIT_PAGES
     removed = removed_bytes = 0
     while removed_bytes < _most_bytes(pushed_bytes) and connection.execute(sql.FREELIST_COUNT).get < needed:
-        gone, size = _step(connection, _EVERY_ROW, limit.inlet_boundary)
+        gone, size = _step(connection, _EVERY_ROW, limit.meta.inlet_boundary)
         if not gone:
             break
         removed += gone
@@ -126,14 +127,14 @@ def before_push(
 def after_push(connection: apsw.Connection, limit: SizeLimit, before: BeforePush, *, newest: int) -> Trimmed:
     """Bring the queue towards its limit, or raise ``QueueFull``; ``newest`` is the position that stays."""
     # The free pages need not be looked at while the whole file is within the limit.
-    within = connection.execute(sql.PAGE_COUNT).get <= limit.empty_pages + limit.max_bytes // _PAGE_BYTES
+    within = connection.execute(sql.PAGE_COUNT).get <= limit.meta.empty_pages + limit.max_bytes // _PAGE_BYTES
     if limit.overflow is Overflow.REJECT:
         return _refuse_overflow(connection, limit, before, within=within)
     removed = dead_letters = removed_bytes = 0
     while (
         not within
         and removed_bytes < _most_bytes(before.pushed_bytes)
-        and live_bytes(connection, limit.empty_pages) > limit.max_bytes
+        and live_bytes(connection, limit.meta.empty_pages) > limit.max_bytes
     ):
         size = discard_oldest_dead(
             connection, share_bytes=dead_letters_share(limit.max_bytes), but_the_newest=False
@@ -141,7 +142,7 @@ def after_push(connection: apsw.Connection, limit: SizeLimit, before: BeforePush
         if size:
             dead_letters += 1
         else:
-            rows, size = _step(connection, newest, limit.inlet_boundary)
+            rows, size = _step(connection, newest, limit.meta.inlet_boundary)
             if not rows:
                 break
             removed += rows
@@ -165,7 +166,7 @@ def _refuse_overflow(
             "Free some space, or push again when messages were delivered."
         )
     dead_letters = discarded = 0
-    while not within and live_bytes(connection, limit.empty_pages) > limit.max_bytes:
+    while not within and live_bytes(connection, limit.meta.empty_pages) > limit.max_bytes:
         size = 0
         if discarded < _most_bytes(before.pushed_bytes):
             size = discard_oldest_dead(

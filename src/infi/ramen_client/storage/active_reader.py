@@ -7,6 +7,7 @@ Invariants:
   nobody settled (a dead reader's, or one's whose step ended in an error), so that no message can be left behind.
 - Its commits are not synced: an acknowledgement lost in a power cut means a re-send under the same reqid.
 - Nothing is written while there is nothing to do: an idle queue costs no write at all.
+- After a damaged file was replaced, what can be read of it comes over before anything is claimed or settled, so order is kept.
 - No transaction stays open between calls, so the WAL can always be checkpointed while a POST is under way.
 """
 
@@ -17,11 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from infi.ramen_client.errors import QueueError
+from infi.ramen_client.errors import QueueBusy, QueueError
 
 from . import _statements as sql
+from ._carry import Carrier
 from ._database import Kind
 from ._errors import plain_errors
+from ._heal import Replaced, healing
 from ._inlet import move_inlet
 from ._locks import ReaderLock
 from ._rows import Fate, Settlement, StoredMessage, message_of, remains_of
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     import apsw
 
     from ._create import Place
+    from ._database import Database
     from .queue import Queue
 
 CHECKPOINT_FRAMES = 300
@@ -83,6 +87,10 @@ class ActiveReader:
         self._success_noted_ms = 0
         self._tidied = False
         self._vacuumed = False
+        self._carrier = Carrier(queue.database)
+        self._carried_into = (
+            0  # of how many files of this queue it is known that nothing is to be carried into them
+        )
 
     @classmethod
     def activate(
@@ -111,8 +119,14 @@ class ActiveReader:
                         connection.execute(sql.VOID_LEASES)
                         connection.execute(sql.READER_STOPPED, (now_ms(),))
         finally:
+            self._carrier.close()
             self._database.reader_patience.reset()
             self._lock.release()
+
+    @property
+    def database(self) -> Database:
+        """The queue's file."""
+        return self._database
 
     @property
     def place(self) -> Place:
@@ -143,12 +157,24 @@ class ActiveReader:
 
     # Messages
 
+    def _carry(self) -> None:
+        """Bring over what can be read of damaged files that were put aside; ``QueueBusy`` when told to stop meanwhile."""
+        files = self._database.files
+        while self._carried_into != files:
+            if not self._carrier.step():
+                self._carried_into = files
+            elif self._database.reader_patience.is_told_to_stop():
+                raise QueueBusy(f"{self._database.path}: messages of a damaged file are being carried over")
+            self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
+
+    @healing
     def claim(self, max_messages: int, max_bytes: int) -> list[StoredMessage]:
         """Take the oldest messages, in order; at least one if there is any. Nothing of an earlier claim is held any more.
 
         ``max_bytes`` counts payloads as stored. Damaged messages on the way become dead letters, those that are too old expire;
         while there are many of these, a stop ends it with nothing claimed.
         """
+        self._carry()
         most_bytes = min(max_bytes, self._queue.max_bytes // _CLAIM_SHARE)
         self._queue.dead_discarded.note(0)
         self._queue.expired.note(0)
@@ -198,15 +224,19 @@ class ActiveReader:
             return bool(connection.execute(sql.ANY_WAITING).get)
 
     def _begin(self, connection: apsw.Connection) -> None:
+        if self._carried_into != self._database.files:
+            raise Replaced
         if not self._begun:
             connection.execute(sql.READER_STARTED, (os.getpid(), now_ms()))
             self._begun = True
 
+    @healing
     def settle(self, settlements: Sequence[Settlement], *, rule_hits: dict[int, int] | None = None) -> None:
         """Acknowledge: take messages out of the queue, each under its fate; one transaction.
 
         ``rule_hits`` adds to the counts of the rules that dropped the blacklisted ones.
         """
+        self._carry()
         now = now_ms()
         heard = any(settlement.fate in (Fate.ACCEPTED, Fate.DROPPED) for settlement in settlements)
         with self._database.transaction(Kind.READER) as connection:
@@ -223,12 +253,14 @@ class ActiveReader:
             self._may_be_unexplained = self._failing = False
         self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
 
+    @healing
     def reject_unexplained(self, settlement: Settlement, origin: str) -> bool:
         """Make a message a dead letter whose rejection had no protocol body.
 
         True when this was the fifth in a row from the server at ``origin``, over restarts too. Then the server is to be
         suspected, the five are back in the queue in their old places, and nothing is claimed any more: claim again.
         """
+        self._carry()
         with self._database.transaction(Kind.READER) as connection:
             self._begin(connection)
             now = now_ms()
@@ -256,8 +288,10 @@ class ActiveReader:
             connection.execute(sql.READER_SUCCEEDED, (now,))
             self._success_noted_ms = now
 
+    @healing
     def note_failure(self, note: FailureNote, origin: str, facts: ServerFacts) -> None:
         """Write down a failed attempt, for ``status``, and what it taught about the server, for the next start."""
+        self._carry()
         with self._database.transaction(Kind.READER) as connection:
             self._begin(connection)
             connection.execute(sql.READER_FAILED, (now_ms(), note.text, note.status, note.retry_at_ms))
@@ -267,6 +301,7 @@ class ActiveReader:
 
     # The server
 
+    @healing
     def load_server(self, origin: str) -> ServerFacts:
         """What is known of a server."""
         with self._database.connection(Kind.READER) as connection:
@@ -274,6 +309,7 @@ class ActiveReader:
                 return ServerFacts(*row)
         return ServerFacts()
 
+    @healing
     def save_server(self, origin: str, facts: ServerFacts) -> None:
         """Remember what was learned of a server."""
         with self._database.transaction(Kind.READER) as connection:
@@ -281,6 +317,7 @@ class ActiveReader:
 
     # Upkeep
 
+    @healing
     def tidy(self) -> bool:
         """Give a step of the drained queue's space back to the disk; True when there is more to do.
 

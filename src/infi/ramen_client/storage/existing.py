@@ -87,7 +87,7 @@ def open_existing(path: Path) -> ExistingQueue:
             sender, serial = next(connection.execute(sql.READ_OWNER))
         finally:
             connection.close()
-        database = shared_database(path, meta.queue_id, access_beside(path, Access(0o600, None)))
+        database = shared_database(path, meta, access_beside(path, Access(0o600, None)))
     return ExistingQueue(database, meta, sender.decode(errors="replace"), serial)
 
 

@@ -10,7 +10,7 @@ Invariants (each kept inside one transaction, so true after every crash):
 
 Limits: a message larger than ``max_message_bytes`` or than the queue is refused at push (``MessageTooLarge``); over
 ``max_queue_size`` the oldest go, counted and logged, or the push is refused with ``QueueFull`` (``_trim``); a full disk makes
-``push`` raise ``DiskFull``; a file that was taken away makes it raise ``QueueGone``. A push waits for the other writers, at most
+``push`` raise ``DiskFull``; a file that was taken away makes it raise ``QueueGone``; one that is damaged is replaced (``_heal``). A push waits for the other writers, at most
 ``BUSY_TIMEOUT_SECONDS``, never for the network.
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from infi.ramen_client.errors import DurabilityError, QueueClosed
@@ -27,9 +27,10 @@ from infi.ramen_client.errors import DurabilityError, QueueClosed
 from . import _statements as sql
 from ._create import open_database
 from ._database import Kind
-from ._errors import UncertainCommit
+from ._errors import Damaged, UncertainCommit
 from ._expiry import Expiry
 from ._filesystem import FreeSpace
+from ._heal import healing
 from ._inlet import move_inlet
 from ._losses import LossLog
 from ._rows import (
@@ -87,10 +88,10 @@ class Queue:
         max_age_seconds: float | None = None,
     ) -> None:
         self._database: Database | None
-        self._database, self._meta = open_database(place)
+        self._database = open_database(place)
         self._place = place
         path = self._database.path
-        self._limit = SizeLimit(path, max_bytes, overflow, self._meta.empty_pages, self._meta.inlet_boundary)
+        self._limit = SizeLimit(path, max_bytes, overflow, self.meta)
         self._disk = FreeSpace(path.parent, min_free_disk)
         self.expiry = None if max_age_seconds is None else Expiry(max_age_seconds)
         """What the active reader does about messages that are too old; None: they never are."""
@@ -123,7 +124,13 @@ class Queue:
             "thrown away. Find out why messages are refused, or raise max_queue_size.",
         )
         """Says which dead letters had to go, those that the active reader discards too."""
-        self._losses = (self._trimmed, self._trimmed_for_disk, self.expired, self.damaged, self.dead_discarded)
+        self._losses = (
+            self._trimmed,
+            self._trimmed_for_disk,
+            self.expired,
+            self.damaged,
+            self.dead_discarded,
+        )
         for losses in self._losses:
             weakref.finalize(self, losses.say_rest)
 
@@ -146,7 +153,7 @@ class Queue:
     @property
     def meta(self) -> Meta:
         """What the file says of itself."""
-        return self._meta
+        return self.database.meta
 
     @property
     def place(self) -> Place:
@@ -170,7 +177,6 @@ class Queue:
         ``DurabilityError``, with the first one's reqid, when the disk did not confirm the commit: they may be found stored later.
         """
         database = self.database
-        database.check_in_place()
         try:
             trimmed = self._store(database, messages)
         except UncertainCommit as error:
@@ -183,31 +189,37 @@ class Queue:
         self.dead_discarded.note(trimmed.dead_letters)
         database.checkpoint_above(_WRITER_CHECKPOINT_FRAMES, Kind.NORMAL)
 
+    @healing
     def _store(self, database: Database, messages: Sequence[NewMessage]) -> Trimmed:
         """Insert, and keep the limit."""
         size = sum(len(message.data) for message in messages)
         disk_is_low = self._disk.is_low(size)
+        if self._limit.meta is not database.meta:  # its file was replaced
+            self._limit = replace(self._limit, meta=database.meta)
         with database.transaction(self._kind) as connection:
             before = before_push(
                 connection, self._limit, rows=len(messages), pushed_bytes=size, disk_is_low=disk_is_low
             )
-            position = connection.execute(sql.HEAD).get
+            position = _head(connection, database)
             for message in messages:
                 position += 1
                 connection.execute(sql.INSERT_MESSAGE, (position, *message.columns()))
             return after_push(connection, self._limit, before, newest=position)
 
+    @healing
     def size(self) -> int:
         """How many messages wait, those in flight included (kept, not counted)."""
         with self.database.connection(Kind.NORMAL) as connection:
             waiting: int = connection.execute(sql.WAITING).get
             return waiting
 
+    @healing
     def bytes_used(self) -> int:
         """What waiting messages and dead letters take on disk, as the limit counts it."""
         with self.database.connection(Kind.NORMAL) as connection:
-            return live_bytes(connection, self._meta.empty_pages)
+            return live_bytes(connection, self.meta.empty_pages)
 
+    @healing
     def books(self) -> Books:
         """The books as of now."""
         with self.database.connection(Kind.NORMAL) as connection:
@@ -217,12 +229,14 @@ class Queue:
         """Compare the books with themselves and with the rows, as ``checking.check`` does; what is wrong, in words."""
         return check(self.database)
 
+    @healing
     def push_point(self) -> PushPoint:
         """Mark where the queue ends now, for ``settled_up_to``."""
         with self.database.connection(Kind.NORMAL) as connection:
-            position = connection.execute(sql.HEAD).get
+            position = _head(connection, self.database)
             return PushPoint(position, connection.execute(sql.INLET_LAST_ID).get)
 
+    @healing
     def settled_up_to(self, point: PushPoint) -> bool:
         """Whether nothing that was pushed before ``point`` waits any more."""
         with self.database.connection(Kind.NORMAL) as connection:
@@ -236,6 +250,7 @@ class Queue:
         """Remove the oldest message that is not in flight and return it; it counts as purged."""
         return self._oldest(take=True)
 
+    @healing
     def _oldest(self, *, take: bool) -> StoredMessage | None:
         database = self.database
         steps: list[Moved] = []
@@ -251,7 +266,7 @@ class Queue:
         """The first that can be sent; ``steps`` grows by what was done to the 1.x table on the way to it."""
         now = now_ms()
         while True:
-            moved = move_inlet(connection, self._meta, self._place.system_version, now_ms=now)
+            moved = move_inlet(connection, self.meta, self._place.system_version, now_ms=now)
             steps.append(moved)
             damaged = None
             for row in connection.execute(sql.CLAIM, (1,)):
@@ -264,16 +279,19 @@ class Queue:
             elif not moved.rows:
                 return None
 
+    @healing
     def dead_letters(self, limit: int = 1000) -> list[DeadLetter]:
         """The dead letters, oldest position first, at most ``limit``."""
         with self.database.connection(Kind.NORMAL) as connection:
             return [dead_letter_of(row) for row in connection.execute(sql.LIST_DEAD, (limit,))]
 
+    @healing
     def dead_letter_positions(self) -> list[int]:
         """The positions of all dead letters."""
         with self.database.connection(Kind.NORMAL) as connection:
             return [position for (position,) in connection.execute(sql.DEAD_POSITIONS)]
 
+    @healing
     def retry_dead_letters(self, positions: Iterable[int]) -> int:
         """Bring dead letters back to their old places in the queue; return how many there were that could be sent."""
         wanted = list(positions)
@@ -282,6 +300,7 @@ class Queue:
         self.database.wake_readers()
         return raised
 
+    @healing
     def discard_dead_letters(self) -> int:
         """Throw every dead letter away, counted; return how many there were."""
         with self.database.transaction(self._kind) as connection:
@@ -291,3 +310,11 @@ class Queue:
 def now_ms() -> int:
     """The wall clock as the file keeps it: milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+def _head(connection: apsw.Connection, database: Database) -> int:
+    """The highest position in use."""
+    head: int | None = connection.execute(sql.HEAD).get
+    if head is None:
+        raise Damaged(f"{database.path}: its books are gone")
+    return head
