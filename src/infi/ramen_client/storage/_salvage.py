@@ -3,7 +3,8 @@
 A row is *live* when two things that SQLite keeps apart do not contradict each other: the tree that leads from its table's root to its leaf,
 and the pointer map, in which each page has its use and its parent. So one damaged page costs what lies on it, and nothing else:
 
-1. The trees are walked from their roots. A child is believed unless the pointer map says that it is something else.
+1. The trees are walked from their roots. A child is believed unless the pointer map says that it is something else (where that is
+   damaged, or there is none: unless the free list does).
 2. Leaves that no tree leads to, but that the pointer map says belong to one, are live too: their parent is damaged.
 3. Where the log is damaged, or the whole does not fit together, the database without its log is walked as well: it may be older than
    the log, but also newer than the intact part of it.
@@ -15,8 +16,9 @@ count only where no sound live leaf says what there is: each of these covers a r
 covered, so that nothing comes back. (Where the log is damaged, what it hid counts in any case.)
 
 A log that belongs to another file is recognised by what it says of the same rows, and is left alone (``WalState.FOREIGN``); nothing in
-the formats ties the two together. Each of these tells it: the same positions hold other messages; the file calls itself otherwise; or, where
-they have no row in common, database and log are whole, and the database does not fit together with the log.
+the formats ties the two together. Each of these tells it: the same positions hold other messages; the file calls itself otherwise; the
+book went backwards; tables are gone; or, where nothing of this can be seen, the database is consistent without the log (trees, pointer
+map, as many messages as the book says) and not with it.
 
 Memory: a byte for each page, the numbers of damaged pages, the log's table of frames, one row. Time: each page is read a few times at most.
 """

@@ -194,8 +194,7 @@ class Trees:
                 low = place.low
                 below = []
                 for child, high in interior.children:
-                    bounds = Place(place.table, low, high, is_reached=True)
-                    below.append((child, number, bounds if interior.is_sound else Place(place.table)))
+                    below.append((child, number, Place(place.table, low, high, is_reached=True)))
                     low = high
                 stack += reversed(below)
             else:
@@ -204,7 +203,7 @@ class Trees:
     def _is_contradicted(self, number: int, parent: int) -> bool:
         entry = self.pages.entry(number)
         if entry is None:
-            return bool(self._free[number]) or parent in self.damaged
+            return bool(self._free[number])
         return entry != (Entry(Use.TREE, parent) if parent else Entry(Use.ROOT, 0))
 
     def _leaf(self, page: bytes, number: int, place: Place) -> Iterator[FoundLeaf]:
@@ -229,9 +228,6 @@ class Trees:
                 if not self._free[number]:
                     self._states[number] = _UNDECIDED
             elif entry.use in (Use.TREE, Use.ROOT):
-                if self._free[number]:
-                    self._states[number] = _UNDECIDED
-                    continue
                 self._states[number] = _SEEN
                 page = self.pages.read(number)
                 table = self._table_of(number, roots)
