@@ -32,7 +32,7 @@ def put_aside(path: Path, now: datetime | None = None) -> Path:
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
     number = 1
     aside = path.with_name(f"{path.name}{_DAMAGED}{stamp}")
-    while _taken(aside):
+    while _taken(aside) or _taken(_salvaged(aside)):
         number += 1
         aside = path.with_name(f"{path.name}{_DAMAGED}{stamp}-{number}")
     with suppress(FileNotFoundError):
@@ -59,7 +59,7 @@ def waiting_aside(path: Path) -> list[Path]:
 
 def finish_aside(path: Path, aside: Path) -> Path:
     """Rename a file that was salvaged, remove the oldest of those; return its new path."""
-    done = aside.with_name(aside.name.replace(_DAMAGED, _SALVAGED))
+    done = _salvaged(aside)
     with suppress(FileNotFoundError):
         _wal(aside).rename(_wal(done))
     aside.rename(done)
@@ -83,6 +83,10 @@ def _named(path: Path, kind: str) -> list[Path]:
     return sorted(
         found for found in path.parent.glob(f"{path.name}{kind}*") if not found.name.endswith("-wal")
     )
+
+
+def _salvaged(aside: Path) -> Path:
+    return aside.with_name(aside.name.replace(_DAMAGED, _SALVAGED))
 
 
 def _wal(path: Path) -> Path:

@@ -145,13 +145,13 @@ class Tally:
         """Carry one thing."""
         match found:
             case FoundMessage(message) if found.is_damaged:
-                self.messages += _bury(connection, message, None, now_ms)
+                self.messages += _bury(connection, message, None, now_ms, doubtful=found.is_doubtful)
             case FoundMessage(message):
                 self.messages += self._message(
                     connection, message, found.retried_at_ms, doubtful=found.is_doubtful
                 )
             case FoundDeadLetter(letter):
-                self.dead += _bury(connection, letter.message, letter, now_ms)
+                self.dead += _bury(connection, letter.message, letter, now_ms, doubtful=found.is_doubtful)
             case FoundRow("book", values):
                 if self.book is None:
                     self.book = _numbers(values)
@@ -172,14 +172,11 @@ class Tally:
         *,
         doubtful: bool,
     ) -> int:
-        position = message.position
-        there = connection.execute(sql.REQID_AT, (position,)).get
-        if there is not None and (doubtful or there == message.reqid):
+        position = _place(connection, message, doubtful=doubtful)
+        if position is None:
             return 0
-        if there is None and position <= connection.execute(sql.LAST_POSITION).get:
+        if position == message.position:
             self.top = max(self.top, position)
-        else:  # a flipped bit: the position is no part of the row's checksum
-            position = connection.execute(sql.NEXT_POSITION).get
         connection.execute(
             sql.CARRY_MESSAGE, (position, *message.columns()[:-1], retried_at_ms, message.data)
         )
@@ -187,15 +184,35 @@ class Tally:
         return 1
 
 
+def _place(connection: apsw.Connection, message: StoredMessage, *, doubtful: bool) -> int | None:
+    """The position for a row: its own, but where that is taken or was never given out (a flipped bit; no checksum covers it).
+
+    None for a row that is here already.
+    """
+    there = connection.execute(sql.REQID_AT, (message.position,)).get
+    if there is not None and (doubtful or there == message.reqid):
+        return None
+    if there is None and message.position <= connection.execute(sql.LAST_POSITION).get:
+        return message.position
+    position: int = connection.execute(sql.NEXT_POSITION).get
+    return position
+
+
 def _bury(
-    connection: apsw.Connection, message: StoredMessage, letter: DeadLetter | None, died_at_ms: int
+    connection: apsw.Connection,
+    message: StoredMessage,
+    letter: DeadLetter | None,
+    died_at_ms: int,
+    *,
+    doubtful: bool,
 ) -> int:
+    position = _place(connection, message, doubtful=doubtful)
+    if position is None:
+        return 0
     death = _DAMAGED if letter is None else letter.death
     at = died_at_ms if letter is None else letter.died_at_ms
     fate = (at, death.reason, death.status, death.code, death.details)
-    connection.execute(sql.CARRY_DEAD, (message.position, *message.columns(), *fate))
-    if not connection.changes():
-        return 0
+    connection.execute(sql.INSERT_DEAD, (position, *message.columns(), *fate))
     connection.execute(sql.COUNT_CARRIED, (0, 1, len(message.data)))
     return 1
 

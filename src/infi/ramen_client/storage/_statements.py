@@ -286,7 +286,6 @@ SALVAGE_PROGRESS: Final = "UPDATE salvage SET done = ?, tally = ? WHERE file = ?
 LAST_POSITION: Final = "SELECT last_position FROM book WHERE id = 1"
 REQID_AT: Final = "SELECT reqid FROM message WHERE position = ?1 UNION ALL SELECT reqid FROM dead_letter WHERE position = ?1"
 CARRY_MESSAGE: Final = f"INSERT INTO message (position, {_IDENTITY}, retried_at, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-CARRY_DEAD: Final = INSERT_DEAD.replace("INSERT", "INSERT OR IGNORE")
 CARRY_INLET: Final = "INSERT OR IGNORE INTO queue (id, ts, category, data_type, data_version, reqid, data) VALUES (?, ?, ?, ?, ?, ?, ?)"
 CARRY_RULE: Final = (
     "INSERT OR IGNORE INTO rule (rule_id, category, system_serial, sender, data_type, data_version, system_version, added_at, "
