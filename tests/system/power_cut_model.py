@@ -6,9 +6,10 @@ What is certain after a cut:
   may be there and any other not: whole writes, or single sectors of a write that tore; a change of the size; a file before its
   name, a name before its file. Cuts of any order of a disk's own are among these.
 - A name (made or removed) when its directory was synced; syncing the file does not do it, as strict as POSIX.
-- **A sync that fails** has given its writes up: no later sync makes them certain, though it succeeds and the writing program reads
+- **A sync of a file that fails** has given its writes up: no later sync makes them certain, though it succeeds and the writing program reads
   them back. Only new writes at the same place do. Of syncs that overlap with it, those that succeed say the truth. (Linux tells
-  every open descriptor of the file once, by its next sync; one that was opened later, or was told, syncs with success.)
+  every open descriptor of the file once, by its next sync; one that was opened later, or was told, syncs with success.) Of a directory, a later sync makes up for it: nobody could
+  write its names again.
 
 Left out, since SQLite builds it anew: the ``-shm`` (it is absent, or of any content). Never torn: a sector of 512 bytes.
 """
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 SECTOR_BYTES = 512
 
@@ -94,19 +95,9 @@ class _NameChange:
     path: str
     target: int | None
     certain: bool = False
-    given_up: int | None = None
 
 
 _A_DIRECTORY = -1
-
-
-def _end_sync(changes: Iterable[_Change | _NameChange], *, began: int, ended: int, failed: bool) -> None:
-    for change in changes:
-        if failed:
-            if not change.certain and change.given_up is None:
-                change.given_up = ended
-        elif change.number < began and (change.given_up is None or change.given_up > began):
-            change.certain = True
 
 
 @dataclass(slots=True)
@@ -114,7 +105,16 @@ class _File:
     base: bytearray = field(default_factory=bytearray)
     changes: list[_Change] = field(default_factory=list)
 
-    def fold(self) -> None:
+    def end_sync(self, *, began: int, ended: int, failed: bool) -> None:
+        for change in self.changes:
+            if failed:
+                if not change.certain and change.given_up is None:
+                    change.given_up = ended
+            elif change.number < began and (change.given_up is None or change.given_up > began):
+                change.certain = True
+        self._fold()
+
+    def _fold(self) -> None:
         """Put what is certain for ever into the base, up to the first change that is not."""
         for index, change in enumerate(self.changes):
             if change.certain and change.data is None and change.place == 0:
@@ -197,12 +197,12 @@ class Disk:
         began = self._syncs.pop(event.value)
         if event.failed == TOLD_OF_EARLIER_FAILURE:
             return
-        outcome = {"began": began, "ended": self._number, "failed": event.failed == FAILED}
+        failed = event.failed == FAILED
         if self._now.get(event.path) == event.inode:
-            _end_sync(self._file(event).changes, **outcome)
-            self._file(event).fold()
-        else:
-            _end_sync(self._name_changes.get(event.path, ()), **outcome)
+            self._file(event).end_sync(began=began, ended=self._number, failed=failed)
+        elif not failed:
+            for change in self._name_changes.get(event.path, ()):
+                change.certain |= change.number < began
 
     def after_cut(self, chance: random.Random) -> dict[Path, bytes | None]:
         """One of the states that a cut could leave now: the files by path relative to ``root``; None: a directory."""

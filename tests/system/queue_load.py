@@ -199,16 +199,17 @@ def read_for_ever(load: Load) -> None:
             time.sleep(0.001)
 
 
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
+class _Log(logging.Handler):
+    """Unbuffered: a fork may come while another thread writes."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        return f"{time.monotonic_ns()} {record.levelname} {os.getpid()} {record.getMessage()!r} {error!r}"
-
-
-def _log_to(path: str) -> None:
-    handler = logging.FileHandler(path)
-    handler.setFormatter(_Formatter())
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
+        line = f"{time.monotonic_ns()} {record.levelname} {os.getpid()} {record.getMessage()!r} {error!r}\n"
+        os.write(self._descriptor, line.encode())
 
 
 def _play(role: str, load: Load, seed: int, *, first: bool) -> None:
@@ -302,5 +303,5 @@ def at_work(
 
 if __name__ == "__main__":
     load = Load(**json.loads(sys.argv[1]))
-    _log_to(load.log)
+    logging.basicConfig(handlers=[_Log(load.log)], level=logging.INFO)
     Stage(load).run()
