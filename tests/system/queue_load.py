@@ -133,8 +133,10 @@ class Pusher:
         threads = [threading.Thread(target=self._push, args=(index,)) for index in range(number)]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        # Not for ever: a signal that the kernel gives to another thread does not wake this one, and its handler runs here.
+        while any(thread.is_alive() for thread in threads):
+            self._stop.wait(0.05)
+            threads[0].join(0.05)
 
     def _push(self, thread: int) -> None:
         name = f"{secrets.token_hex(4)}-{thread}"
