@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from infi.ramen_protocol import Code, Rule, status_of
+from infi.ramen_protocol import BatchOffer, Code, Rule, status_of
 from infi.ramen_server import CollectorServer, Limits, ServerConfig, Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-REQUEST, ACCEPTED, DROPPED = re.findall(r"^```http\n(.*?)\n```", PAGE, re.DOTALL | re.MULTILINE)
+EXCHANGES = re.findall(r"^```http\n(.*?)\n```", PAGE, re.DOTALL | re.MULTILINE)
+REQUEST, ACCEPTED, DROPPED, BATCH, RESULTS = EXCHANGES
 
 
 @pytest.fixture
@@ -40,9 +41,20 @@ def test_a_message_under_a_rule_is_answered_as_the_page_says(exchange):
     assert exchange(REQUEST.replace("/metrics/", "/events/").replace("san_totals", "debug")) == DROPPED
 
 
-def test_the_request_s_length_is_that_of_its_body():
-    head, _, body = REQUEST.partition("\n\n")
+def test_the_batch_of_the_page_is_answered_as_the_page_says(exchange):
+    assert exchange(BATCH + "\n") == RESULTS
+
+
+@pytest.mark.parametrize("request_text", [REQUEST, BATCH + "\n"])
+def test_a_request_s_length_is_that_of_its_body(request_text):
+    head, _, body = request_text.partition("\n\n")
     assert f"Content-Length: {len(body)}\n" in head + "\n"
+
+
+def test_the_offer_of_the_page_is_the_one_of_its_answers():
+    (shown,) = re.findall(r"^    Ramen-Batch: (.*)$", PAGE, re.MULTILINE)
+    assert f"ramen-batch: {shown}\n" in ACCEPTED
+    assert BatchOffer.parse(shown).header() == shown
 
 
 def test_the_codes_of_the_page_are_those_of_the_protocol():

@@ -29,13 +29,20 @@ def test_the_answer_to_an_accepted_message_is_the_one_that_1x_knows() -> None:
     assert answer_body(Code.ACCEPTED) == b'{"code":"ACCEPTED","details":null}'
 
 
-@pytest.mark.parametrize("code", Code)
+@pytest.mark.parametrize("code", EXPECTED)
 def test_the_client_reads_each_answer_as_it_was_meant(code: Code) -> None:
     judgement = classify(status_of(code), {}, answer_body(code, "because"))
     assert judgement.verdict is EXPECTED[code]
     assert judgement.code == code.value
     assert judgement.details == "because"
     assert judgement.explained
+
+
+def test_a_lane_conflict_says_nothing_about_a_message_of_version_1() -> None:
+    assert set(Code) - set(EXPECTED) == {Code.LANE_CONFLICT}
+    judgement = classify(409, {}, answer_body(Code.LANE_CONFLICT, "because"))
+    assert (judgement.verdict, judgement.explained) == (Verdict.REJECTED, False)
+    assert classify(500, {}, answer_body(Code.LANE_CONFLICT)).explained is False
 
 
 def test_a_rule_goes_with_a_dropped_answer_only() -> None:

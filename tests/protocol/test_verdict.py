@@ -57,6 +57,8 @@ def check_explained(status: int, code: Code) -> None:
         agrees = status == 404 or status in ABOUT_THE_MESSAGE
     elif code in {Code.UNAUTHORIZED, Code.FORBIDDEN}:
         agrees = status in {401, 403}
+    elif code is Code.LANE_CONFLICT:
+        agrees = False  # version 1 has no lanes
     else:
         agrees = status == 429 if code is Code.TOO_MANY_REQUESTS else status >= 500
     assert judgement.explained is agrees, status
@@ -157,6 +159,20 @@ def test_a_page_is_described_but_not_quoted() -> None:
         "status 302 without a protocol body (26 bytes of text/html [1m), redirecting to https://portal.example/login"
     )
     assert "secret" not in repr(judgement)
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        (b"<center>No required SSL certificate was sent</center>", "a client certificate is wanted"),
+        (b"<center>The SSL certificate error</center>", "the client certificate is not accepted"),
+        (b"<center>The plain HTTP request was sent to HTTPS port</center>", "TLS is spoken on this port"),
+    ],
+)
+def test_a_page_that_common_servers_send_is_known_by_its_words(page: bytes, said: str) -> None:
+    judgement = classify(400, {}, b"<html>" + page)
+    assert (judgement.verdict, judgement.explained) == (Verdict.REJECTED, False)
+    assert said in judgement.details
 
 
 @pytest.mark.parametrize("header", ["120", "Sun, 06 Nov 1994 08:49:37 GMT", "soon"])

@@ -6,7 +6,10 @@ same deflate data. A server therefore tells gzip, zlib and plain JSON apart by t
 ambiguous: no JSON text begins with gzip's magic number or with a zlib header that names no preset dictionary.
 
 Every decoder takes the most bytes that may come out, and stops there (``BodyTooLarge``): it never holds more than
-that and one chunk. Whatever follows the end of a stream is an error, not something to ignore.
+that and one chunk; zstd's holds its window beside, which is bounded too. Whatever follows the end of a stream
+is an error, not something to ignore.
+
+zstd is read and written where this Python has it (``readable_codings`` says so).
 """
 
 from __future__ import annotations
@@ -16,8 +19,16 @@ import zlib
 from enum import Enum
 from io import BytesIO
 
+from infi.ramen_protocol._zstd import zstd
+
 MAX_GZIP_MEMBERS = 1024
 """How many members a gzip body may have. Each costs work but maybe no output, so they are bounded by number."""
+
+MAX_ZSTD_FRAMES = 1024
+"""How many frames a zstd body may have, skippable ones too; for the same reason."""
+
+MAX_ZSTD_WINDOW_LOG = 23
+"""A zstd window of 8 MiB, as RFC 9659 has it for HTTP: a frame of a few bytes can ask its reader for 2 GiB."""
 
 _CHUNK_BYTES = 64 * 1024
 # How much may come out of one call: zlib gathers it in pieces and then joins them, so for a moment it is there twice.
@@ -61,7 +72,7 @@ class UnsupportedCoding(CodingError):
 
 
 class Coding(Enum):
-    """How a client puts a payload on the wire."""
+    """How a client puts a payload, or a batch, on the wire."""
 
     LEGACY = "legacy"
     """The zlib stream under the label ``gzip``: 1.x's bytes, which every deployed server reads."""
@@ -121,12 +132,40 @@ def gzip_from_zlib(stream: bytes, *, plain_crc32: int, plain_length: int) -> byt
     )
 
 
+def compress_batch(plain: bytes, coding: Coding) -> bytes:
+    """Put ``plain`` under ``coding``.
+
+    Raises ``UnsupportedCoding`` for zstd where this Python does not have it.
+    """
+    if coding is Coding.IDENTITY:
+        return plain
+    if coding is Coding.ZSTD:
+        if zstd is None:
+            raise UnsupportedCoding(
+                "zstd needs Python 3.14, or the package backports.zstd (infi.ramen_client[zstd])"
+            )
+        compressed: bytes = zstd.compress(plain)  # at its default level, with a window of at most 2 MiB
+        return compressed
+    stream = compress(plain)
+    if coding is Coding.LEGACY:
+        return stream
+    return gzip_from_zlib(stream, plain_crc32=zlib.crc32(plain), plain_length=len(plain))
+
+
+def readable_codings() -> tuple[str, ...]:
+    """List the labels that ``decode_body`` reads, best first; joined by commas they make an ``Accept-Encoding`` header.
+
+    ``identity`` is read too, and goes without saying.
+    """
+    return ("zstd", "gzip", "deflate") if zstd is not None else ("gzip", "deflate")
+
+
 def decode_body(body: bytes, label: str | None, *, max_bytes: int) -> bytes:
     """Take the content coding (the ``Content-Encoding`` in ``label``) off a request's body, up to ``max_bytes``.
 
     Reads ``gzip`` (also ``x-gzip``; gzip of one or more members, or 1.x's zlib, or 1.x's plain JSON), ``deflate``
-    (zlib, as RFC 9110 section 8.4.1.2 defines it), and ``identity`` or none. Raises ``UnsupportedCoding`` for
-    any other label, ``BodyTooLarge`` and ``CodingError`` as ``decompress_zlib``.
+    (zlib, as RFC 9110 section 8.4.1.2 defines it), ``zstd`` where there is a reader (one frame or more, windows up to
+    8 MiB), and ``identity`` or none. Raises ``UnsupportedCoding`` for any other label, ``BodyTooLarge`` and ``CodingError`` as ``decompress_zlib``.
     """
     coding = "identity" if label is None else label.strip(" \t").lower()
     if coding in ("gzip", "x-gzip"):
@@ -138,6 +177,8 @@ def decode_body(body: bytes, label: str | None, *, max_bytes: int) -> bytes:
             raise CodingError("the body is neither gzip nor zlib nor JSON")
     elif coding == "deflate":
         return decompress_zlib(body, max_bytes=max_bytes)
+    elif coding == "zstd" and zstd is not None:
+        return _unzstd(body, max_bytes)
     elif coding not in ("identity", ""):
         raise UnsupportedCoding("the body's Content-Encoding is not one that is read here")
     if len(body) > max_bytes:
@@ -210,4 +251,34 @@ def _inflate(body: bytes, window: int, max_bytes: int, *, max_members: int) -> b
                 raise BodyTooLarge(f"the body is larger than {max_bytes} bytes when decoded")
             gathered.write(part)
         members += 1
+    return gathered.getvalue()
+
+
+def _unzstd(body: bytes, max_bytes: int) -> bytes:
+    view = memoryview(body)
+    gathered = BytesIO()
+    options = {zstd.DecompressionParameter.window_log_max: MAX_ZSTD_WINDOW_LOG}
+    total = position = frames = 0
+    while position < len(body) or not frames:
+        if frames == MAX_ZSTD_FRAMES:
+            raise CodingError(f"more than {MAX_ZSTD_FRAMES} compressed frames in a row")
+        frame = zstd.ZstdDecompressor(options=options)
+        while not frame.eof:
+            chunk = view[position : position + _CHUNK_BYTES] if frame.needs_input else b""
+            if frame.needs_input and not chunk:
+                raise CodingError("the compressed data is cut short")
+            try:
+                # One byte beyond the limit, to tell "just so many" from "more".
+                part = frame.decompress(chunk, min(max_bytes - total + 1, _STEP_BYTES))
+            except zstd.ZstdError:
+                raise CodingError(
+                    "the compressed data is damaged, or wants a window of more than 8 MiB"
+                ) from None
+            position += len(chunk)
+            total += len(part)
+            if total > max_bytes:
+                raise BodyTooLarge(f"the body is larger than {max_bytes} bytes when decoded")
+            gathered.write(part)
+        position -= len(frame.unused_data)
+        frames += 1
     return gathered.getvalue()

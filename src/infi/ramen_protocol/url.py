@@ -18,7 +18,7 @@ from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import quote, unquote_to_bytes
 
 from infi.ramen_protocol.answers import Code, RefusedRequest
-from infi.ramen_protocol.message import MAX_REQID_BYTES, Envelope
+from infi.ramen_protocol.message import MAX_REQID_BYTES, Envelope, normalise_reqid
 from infi.ramen_protocol.names import is_name, is_version
 
 MAX_TARGET_CHARS = 16 * 1024
@@ -78,24 +78,39 @@ def parse_target(target: str) -> Envelope:
             f"no such path; a message goes to {_PREFIX}CATEGORY/SERIAL/SENDER.TYPE.VERSION/ (names without dots)",
         )
     category, serial, sender, data_type, data_version = match.groups()
+    # The pattern bounds the digits before int() sees them.
+    if not _SERIAL(serial):
+        raise _bad_serial()
+    if not mark:
+        raise _bad("the query must hold version and reqid")
+    version, reqid = _parse_query(query)
+    envelope = Envelope(category, int(serial), sender, data_type, data_version, version, reqid)
+    check_envelope(envelope)
+    return envelope
+
+
+def check_envelope(envelope: Envelope) -> None:
+    """Hold an envelope that came from outside, however it came, against the protocol's rules.
+
+    Raises ``RefusedRequest`` (BAD_REQUEST) for the first part that breaks its rule.
+    """
     named = (
-        ("category", category),
-        ("sender", sender),
-        ("data_type", data_type),
-        ("data_version", data_version),
+        ("category", envelope.category),
+        ("sender", envelope.sender),
+        ("data_type", envelope.data_type),
+        ("data_version", envelope.data_version),
     )
     for what, text in named:
         if not is_name(text):
             raise _bad(f"{what} must be one or more of A-Z a-z 0-9 _ -")
-    # The pattern bounds the digits before int() sees them.
-    if not _SERIAL(serial) or int(serial) > MAX_SYSTEM_SERIAL:
-        raise _bad(f"system_serial must be an integer from 0 to {MAX_SYSTEM_SERIAL} without leading zeros")
-    if not mark:
-        raise _bad("the query must hold version and reqid")
-    version, reqid = _parse_query(query)
-    if not is_version(version):
+    if not 0 <= envelope.system_serial <= MAX_SYSTEM_SERIAL:
+        raise _bad_serial()
+    if not is_version(envelope.system_version):
         raise _bad("version must be one or more of A-Z a-z 0-9 . _ -")
-    return Envelope(category, int(serial), sender, data_type, data_version, version, reqid)
+    try:
+        normalise_reqid(envelope.reqid)
+    except ValueError as error:
+        raise _bad(str(error)) from None
 
 
 def origin(hostname: str, *, ssl: bool) -> str:
@@ -125,6 +140,10 @@ def _quote(text: str) -> str:
 
 def _bad(details: str) -> RefusedRequest:
     return RefusedRequest(Code.BAD_REQUEST, details)
+
+
+def _bad_serial() -> RefusedRequest:
+    return _bad(f"system_serial must be an integer from 0 to {MAX_SYSTEM_SERIAL} without leading zeros")
 
 
 def _parse_query(query: str) -> tuple[str, str]:

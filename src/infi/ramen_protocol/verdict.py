@@ -46,7 +46,7 @@ _REJECTING_CODES = frozenset(
 _ABOUT_THE_MESSAGE = frozenset((400, 409, 411, 413, 414, 415, 422, 431))
 _AUTHENTICATION = frozenset((401, 403))
 _CODES = {code.value: code for code in Code}
-_NO_ANSWER: dict[str, object] = {}
+_NO_ANSWER: Mapping[str, object] = {}
 
 _MAX_RETRY_AFTER_CHARS = 64
 _SECONDS = re.compile(r"[0-9]+", re.ASCII).fullmatch
@@ -113,26 +113,65 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Judgement:
     ``headers`` has lower-case names. Of ``body`` at most ``MAX_ANSWER_BYTES`` are needed; a longer one is not
     looked at.
     """
-    answer, code = _protocol_body(body)
-    if not _agrees(status, code):
-        code = None
+    answer = json_object(body, max_bytes=MAX_ANSWER_BYTES)
+    code = agreed_code(status, answer)
+    retry_after = believable_retry_after(headers)
+    if code is not None:
+        return explained(status, code, answer, retry_after)
+    return Judgement(
+        verdict=_verdict(status, None),
+        code=None,
+        details=what_came(status, headers, body),
+        rule=None,
+        rule_problem=None,
+        explained=False,
+        retry_after=retry_after,
+    )
+
+
+def explained(status: int, code: Code, answer: Mapping[str, object], retry_after: str | None) -> Judgement:
+    """Give the judgement of an answer whose ``code`` agrees with its status: of version 1, or one of a batch's results."""
     verdict = _verdict(status, code)
     rule, rule_problem = _rule(answer) if verdict is Verdict.DROPPED else (None, None)
-    if code is None:
-        details = _what_came(status, headers, body)
-    else:
-        said = answer.get("details")
-        details = clean_text(said) if isinstance(said, str) else ""
-    retry_after = headers.get("retry-after")
     return Judgement(
         verdict=verdict,
-        code=None if code is None else code.value,
-        details=details,
+        code=code.value,
+        details=said(answer),
         rule=rule,
         rule_problem=rule_problem,
-        explained=code is not None,
-        retry_after=retry_after if retry_after is not None and _may_be_time(retry_after) else None,
+        explained=True,
+        retry_after=retry_after,
     )
+
+
+def said(answer: Mapping[str, object]) -> str:
+    """Give the server's own words as one bounded, printable line; empty where there are none."""
+    details = answer.get("details")
+    return clean_text(details) if isinstance(details, str) else ""
+
+
+def json_object(body: bytes, *, max_bytes: int) -> Mapping[str, object]:
+    """Read a body that is one JSON object of at most so many bytes; an empty one stands for anything else."""
+    if len(body) > max_bytes:
+        return _NO_ANSWER
+    try:
+        answer = orjson.loads(body)  # bounds its own depth, refuses invalid UTF-8
+    except orjson.JSONDecodeError:
+        return _NO_ANSWER
+    return answer if isinstance(answer, dict) else _NO_ANSWER
+
+
+def agreed_code(status: int, answer: Mapping[str, object]) -> Code | None:
+    """Give the answer's code if version 1 knows it, and a server that speaks it could send it under this status."""
+    text = answer.get("code")
+    code = _CODES.get(text) if isinstance(text, str) else None
+    return code if _agrees(status, code) else None
+
+
+def believable_retry_after(headers: Mapping[str, str]) -> str | None:
+    """Give the ``Retry-After`` header if it may be true."""
+    retry_after = headers.get("retry-after")
+    return retry_after if retry_after is not None and _may_be_time(retry_after) else None
 
 
 def parse_retry_after(value: str, *, now: datetime) -> float | None:
@@ -156,20 +195,6 @@ def parse_retry_after(value: str, *, now: datetime) -> float | None:
     return min(max((date - now).total_seconds(), 0.0), float(MAX_RETRY_AFTER_SECONDS))
 
 
-def _protocol_body(body: bytes) -> tuple[dict[str, object], Code | None]:
-    """Give the decoded body and its code; nothing and None where it is not of the protocol."""
-    if len(body) > MAX_ANSWER_BYTES:
-        return _NO_ANSWER, None
-    try:
-        answer = orjson.loads(body)  # bounds its own depth, refuses invalid UTF-8
-    except orjson.JSONDecodeError:
-        return _NO_ANSWER, None
-    if not isinstance(answer, dict):
-        return _NO_ANSWER, None
-    code = answer.get("code")
-    return answer, _CODES.get(code) if isinstance(code, str) else None
-
-
 def _agrees(status: int, code: Code | None) -> bool:
     """Tell whether a server that speaks the protocol could send this code under this status."""
     if code in (Code.ACCEPTED, Code.DROPPED):
@@ -180,6 +205,8 @@ def _agrees(status: int, code: Code | None) -> bool:
         return status in _AUTHENTICATION
     if code is Code.TOO_MANY_REQUESTS:
         return status == 429  # noqa: PLR2004
+    if code is Code.LANE_CONFLICT:
+        return False  # version 1 has no lanes
     return code is not None and 500 <= status <= 599  # noqa: PLR2004
 
 
@@ -196,7 +223,7 @@ def _verdict(status: int, code: Code | None) -> Verdict:
     return Verdict.RETRY
 
 
-def _rule(answer: dict[str, object]) -> tuple[Rule | None, str | None]:
+def _rule(answer: Mapping[str, object]) -> tuple[Rule | None, str | None]:
     value = answer.get("rule")
     if value is None:
         return None, None
@@ -206,12 +233,24 @@ def _rule(answer: dict[str, object]) -> tuple[Rule | None, str | None]:
         return None, str(problem)
 
 
-def _what_came(status: int, headers: Mapping[str, str], body: bytes) -> str:
+_PAGE_HEAD_BYTES = 4096
+_KNOWN_PAGES = {
+    b"No required SSL certificate was sent": "a client certificate is wanted (`client_certificate`)",
+    b"The SSL certificate error": "the client certificate is not accepted",
+    b"The plain HTTP request was sent to HTTPS port": "TLS is spoken on this port (set `ssl` to true)",
+}
+"""What common servers say on a page of their own where the protocol has no word for it: all of it from nginx, status 400."""
+
+
+def what_came(status: int, headers: Mapping[str, str], body: bytes) -> str:
     """Put an unexplained answer into words. The body is not quoted: a page may repeat the request, token and all."""
     text = f"status {status} without a protocol body"
     content_type = headers.get("content-type")
     if body:
         text += f" ({len(body)} bytes" + (f" of {clean_text(content_type, 64)})" if content_type else ")")
+    known = next((said for words, said in _KNOWN_PAGES.items() if words in body[:_PAGE_HEAD_BYTES]), None)
+    if known:
+        text += f", which says that {known}"
     location = headers.get("location")
     if location:
         # Without its query, which may repeat the request's.
