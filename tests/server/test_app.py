@@ -11,12 +11,13 @@ import zlib
 from itertools import count
 
 import pytest
+from backports import zstd
 from collector_kit import NOON, target
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from infi.ramen_protocol import Rule, Verdict, classify, compress
+from infi.ramen_protocol import BatchOffer, Dedupe, Rule, Verdict, classify, compress
 from infi.ramen_server import (
     Limits,
     MemoryStore,
@@ -84,6 +85,7 @@ def test_a_message_is_accepted_stored_and_recognised(start):
         (b"gzip", compress),
         (b"gzip", gzip.compress),
         (b"gzip", bytes),
+        (b"zstd", zstd.compress),
         (b"GZIP ", gzip.compress),
         (b"x-gzip", gzip.compress),
         (b"deflate", zlib.compress),
@@ -107,10 +109,15 @@ def test_a_body_in_many_parts_and_without_a_length_is_one_body(start):
     assert next(store.export(Selection())).payload == b'{"a":1}'
 
 
-def test_every_answer_announces_the_codings_that_are_read(start):
+def test_every_answer_announces_the_codings_that_are_read_and_the_batches_that_are_taken(start):
     client = start()
-    for reply in (client.post(target("1")), client.post(target("2"), b"{", ()), client.post("/ramen/x")):
-        assert reply.headers["accept-encoding"] == "gzip, deflate"
+    replies = [client.post(target("1")), client.post(target("2"), b"{", ()), client.post("/ramen/x")]
+    replies += [client.post(target("3"), token="wrong"), client.post("/ramen/v2/batch")]
+    for reply in replies:
+        assert reply.headers["accept-encoding"] == "zstd, gzip, deflate"
+        assert BatchOffer.parse(reply.headers["ramen-batch"]) == BatchOffer(
+            "/ramen/v2/batch", 1000, 8 * MIB, Dedupe.BATCH, 3600
+        )
 
 
 # What is refused, and that it leaves nothing behind
@@ -127,7 +134,8 @@ def refusals():
     yield "too deep", ok, b"[" * 1001 + b"]" * 1001, (), 400, "BAD_REQUEST"
     yield "much too deep", ok, b"[" * 1_000_000, (), 400, "BAD_REQUEST"
     yield "damaged", ok, zlib.compress(b"{}")[:-2], ((b"content-encoding", b"gzip"),), 400, "BAD_REQUEST"
-    yield "zstd", ok, b"{}", ((b"content-encoding", b"zstd"),), 415, "UNSUPPORTED_MEDIA_TYPE"
+    yield "no zstd", ok, b"{}", ((b"content-encoding", b"zstd"),), 400, "BAD_REQUEST"
+    yield "brotli", ok, b"{}", ((b"content-encoding", b"br"),), 415, "UNSUPPORTED_MEDIA_TYPE"
     yield "two codings", ok, b"{}", ((b"content-encoding", b"gzip, gzip"),), 415, "UNSUPPORTED_MEDIA_TYPE"
     yield (
         "two coding headers",
@@ -145,7 +153,8 @@ def refusals():
     yield "two reqids", ok + "&reqid=2", b"{}", (), 400, "BAD_REQUEST"
     yield "bad name", target("1", category="a%20b"), b"{}", (), 400, "BAD_REQUEST"
     yield "long target", target("x" * 20_000), b"{}", (), 400, "BAD_REQUEST"
-    yield "other path", "/ramen/v2/batch", b"{}", (), 404, "NOT_FOUND"
+    yield "no batch", "/ramen/v2/batch", b"{}", (), 400, "BAD_REQUEST"
+    yield "other path", "/ramen/v2/batch?x", b"{}", (), 404, "NOT_FOUND"
     yield "no path", "/ramen/", b"{}", (), 404, "NOT_FOUND"
     yield "another path", "/other", b"{}", (), 404, "NOT_FOUND"
     yield "a line end", "/ramen/v1/a\n/1/b.c.d/?version=1&reqid=1", b"{}", (), 400, "BAD_REQUEST"
@@ -407,7 +416,7 @@ def test_memory_for_bodies_is_bounded_and_given_back(start):
             asyncio.ensure_future(client.send("POST", target(str(n)), headers=length, receive=receive))
             for n in range(3)
         ]
-        await until(lambda: client.collector._memory.used == 3 * MIB)
+        await until(lambda: client.collector._bodies.memory.used == 3 * MIB)
         refused = await client.send("POST", target("more"), b"{}" * 10, [(b"Content-Length", b"20")])
         release.set()
         return refused, await asyncio.gather(*held)
@@ -415,7 +424,7 @@ def test_memory_for_bodies_is_bounded_and_given_back(start):
     refused, held = client.run(load())
     assert (refused.status, refused.code, refused.headers["retry-after"]) == (503, "UNAVAILABLE", "1")
     assert {reply.status for reply in held} == {202}
-    assert client.collector._memory.used == 0
+    assert client.collector._bodies.memory.used == 0
     assert client.post(target("more")).status == 202
 
 
@@ -431,7 +440,7 @@ def test_a_body_without_a_length_is_counted_as_it_comes(start):
     reply = client.run(client.send("POST", target("1"), receive=receive))
     assert reply.code == "PAYLOAD_TOO_LARGE"
     assert next(endless) < MIB / 1000 + 10
-    assert client.collector._memory.used == 0
+    assert client.collector._bodies.memory.used == 0
 
 
 def test_more_requests_at_a_time_than_allowed_are_told_to_come_again(start):
@@ -475,7 +484,11 @@ def test_a_client_that_leaves_is_counted_and_leaves_nothing(start):
 
     reply = client.run(client.send("POST", target("1"), receive=receive))
     assert reply.status is None
-    assert (client.collector.metrics.left, client.collector._in_flight, client.collector._memory.used) == (
+    assert (
+        client.collector.metrics.left,
+        client.collector._in_flight,
+        client.collector._bodies.memory.used,
+    ) == (
         1,
         0,
         0,
@@ -830,7 +843,7 @@ def test_nothing_that_a_client_sends_is_answered_with_5xx_or_stays_in_memory(
     reply = fuzzed.run(fuzzed.send(method, path, body, headers, fuzzed.token if with_token else None))
     assert reply.status < 500, reply
     assert len(reply.body) < 2000
-    assert (fuzzed.collector._memory.used, fuzzed.collector._in_flight) == (0, 0)
+    assert (fuzzed.collector._bodies.memory.used, fuzzed.collector._in_flight) == (0, 0)
     if reply.status in (400, 404, 413, 415):
         assert classify(reply.status, reply.headers, reply.body).explained
 
@@ -861,4 +874,4 @@ def test_whatever_is_accepted_comes_out_as_valid_json(fuzzed, parts, coding):
 
 
 def test_outcomes_of_a_store_are_what_the_application_knows():
-    assert {outcome.name for outcome in Outcome} == {"STORED", "DUPLICATE", "LANE_CONFLICT"}
+    assert {outcome.name for outcome in Outcome} == {"STORED", "DUPLICATE"}

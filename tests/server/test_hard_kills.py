@@ -76,7 +76,7 @@ def torture(tmp_path, rounds):
     tables = rows(directory)
     (book,) = tables["messages.db: book"]
     assert book[3:5] == (len(pushed), len(pushed)), "the last position and the number of messages"
-    days = [day for _, day in tables["messages.db: seen_day"]]
+    days = [day for _, day, *_ in tables["messages.db: seen_day"]]
     assert sum(len(tables[f"messages.db: seen_{day}"]) for day in days) == len(pushed)
     print(
         f"{len(pushed)} messages, {interrupted} of {rounds} kills between a commit and its answers' settlement"

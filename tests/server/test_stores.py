@@ -1,9 +1,11 @@
 """The contract of a store, through every store; then what each kind promises beside it."""
 
 import json
+import random
 import resource
 import sqlite3
 import stat
+from contextlib import closing
 
 import apsw
 import pytest
@@ -11,9 +13,11 @@ from collector_kit import NOON
 
 from infi.ramen_protocol import BatchId, Dedupe, Envelope
 from infi.ramen_server import (
+    LaneConflict,
     MemoryStore,
     NewMessage,
     Outcome,
+    Repeated,
     Selection,
     SqliteArchive,
     SqliteStore,
@@ -24,7 +28,7 @@ from infi.ramen_server import (
 )
 from infi.ramen_server.stores import _archive, memory, sqlite
 
-STORED, DUPLICATE, CONFLICT = Outcome.STORED, Outcome.DUPLICATE, Outcome.LANE_CONFLICT
+STORED, DUPLICATE = Outcome.STORED, Outcome.DUPLICATE
 DAY = 86_400_000
 
 
@@ -45,8 +49,8 @@ def one(reqid, payload=b"{}", **parts):
     return Submission((message(reqid, payload, **parts),))
 
 
-def batch(lane, number, *reqids, digest="d"):
-    return Submission(tuple(message(reqid) for reqid in reqids), BatchId(lane, number, digest))
+def batch(lane, number, *reqids, digest="d", answer=b"answer"):
+    return Submission(tuple(message(reqid) for reqid in reqids), BatchId(lane, number, digest), answer)
 
 
 def commit(store, *submissions, at=NOON):
@@ -107,9 +111,21 @@ def test_a_batch_has_an_outcome_for_each_message_in_their_order(store):
 
 
 def test_a_batch_that_is_sent_again_as_it_is_is_not_stored_again(store):
-    commit(store, batch("lane", 1, "a", "b"))
-    ((first, second),) = commit(store, batch("lane", 1, "a", "b"))
-    assert {first, second} <= {STORED, DUPLICATE}  # the latter is answered as before: accepted both times
+    commit(store, batch("lane", 1, "a", "b", answer=b"the first answer"))
+    again = commit(store, batch("lane", 1, "a", "b", answer=b"another answer"))
+    expected = {Dedupe.MESSAGE: (DUPLICATE, DUPLICATE), Dedupe.BATCH: Repeated(b"the first answer")}
+    assert again == [expected[store.dedupe]]
+    assert reqids(store) == ["a", "b"]
+    assert store.totals().duplicates == 2
+
+
+def test_a_batch_of_which_nothing_is_to_be_stored_is_one_of_its_lane_all_the_same(store):
+    assert commit(store, batch("lane", 1, "a"), batch("lane", 2), batch("lane", 3, "b")) == [
+        (STORED,),
+        (),
+        (STORED,),
+    ]
+    assert commit(store, batch("lane", 4)) == [()]
     assert reqids(store) == ["a", "b"]
 
 
@@ -234,7 +250,26 @@ def test_a_day_has_its_own_table_and_the_first_made_goes_when_there_are_too_many
     for day in range(2, 6):
         assert commit(store, one(f"day {day}"), at=NOON + 5 * DAY) == [(DUPLICATE,)], "remembered"
     store.close()
-    assert day_tables(directory) == [f"seen_{20_000 + day}" for day in range(2, 6)]
+    assert day_tables(directory) == [f"seen_{1_000_000_000 + 1000 * (20_000 + day)}" for day in range(2, 6)]
+
+
+def test_tables_are_few_however_many_days_are_remembered_and_none_is_forgotten_too_early(directory):
+    store = SqliteStore(directory, remember_days=30)
+    for day in range(100):
+        commit(store, one(f"day {day}"), at=NOON + day * DAY)
+        for back in (1, 29, 30):
+            if back <= day:
+                assert commit(store, one(f"day {day - back}"), at=NOON + day * DAY) == [(DUPLICATE,)]
+    assert len(day_tables(directory)) <= 10
+    assert store.window_seconds == 30 * 86_400
+    store.close()
+    store = SqliteStore(directory, remember_days=3)
+    assert commit(store, one("day 97"), one("new"), at=NOON + 99 * DAY) == [(DUPLICATE,), (STORED,)]
+    for day in range(100, 105):
+        commit(store, one(f"day {day}"), at=NOON + day * DAY)
+        assert commit(store, one(f"day {day - 3}"), at=NOON + day * DAY) == [(DUPLICATE,)]
+    assert len(day_tables(directory)) <= 5
+    store.close()
 
 
 def test_a_clock_that_steps_to_2099_and_back_forgets_nothing(directory):
@@ -247,6 +282,14 @@ def test_a_clock_that_steps_to_2099_and_back_forgets_nothing(directory):
     store.close()
 
 
+def test_a_clock_that_begins_in_1970_or_before_forgets_nothing_either(directory):
+    store = SqliteStore(directory, remember_days=10)
+    for day in (0, 1, 2, 999, 1000, 1001, -1, 20_000):
+        commit(store, one(f"day {day}"), at=day * DAY)
+        assert commit(store, one(f"day {day}"), one("day 0"), at=day * DAY) == [(DUPLICATE,)] * 2
+    store.close()
+
+
 def test_a_clock_that_was_behind_for_a_while_forgets_what_was_made_first_not_what_looks_oldest(directory):
     store = SqliteStore(directory, remember_days=2)
     commit(store, one("first"), at=NOON)
@@ -255,6 +298,55 @@ def test_a_clock_that_was_behind_for_a_while_forgets_what_was_made_first_not_wha
     commit(store, one("next day"), at=NOON + 2 * DAY)
     assert commit(store, one("clock behind"), one("first"), at=NOON + 2 * DAY) == [(DUPLICATE,), (STORED,)]
     store.close()
+
+
+def test_more_messages_than_are_to_be_remembered_make_the_oldest_keys_go_and_the_window_shorter(directory):
+    store = SqliteStore(directory, remember_messages=80)
+    assert store.window_seconds == 30 * 86_400
+    for number in range(100):
+        commit(store, one(str(number)), at=NOON + number * 60_000)
+        kept = sum(count_keys(directory, table) for table in day_tables(directory))
+        assert min(number + 1, 70) <= kept <= 80
+    late = NOON + 100 * 60_000
+    assert commit(store, one("0"), one("30"), one("99"), at=late) == [(STORED,), (DUPLICATE,), (DUPLICATE,)]
+    assert 0 < store.window_seconds <= 80 * 60
+    window = store.window_seconds
+    assert window == 3600, "in whole hours"
+    store.close()
+    store = SqliteStore(directory, remember_messages=80)
+    assert commit(store, one("30"), one("99"), at=late) == [(DUPLICATE,), (DUPLICATE,)]
+    assert store.window_seconds == window
+    store.close()
+
+
+def count_keys(directory, table):
+    with closing(sqlite3.connect(f"file:{directory}/messages.db?mode=ro", uri=True)) as connection:
+        ((count,),) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()
+    return count
+
+
+def test_a_file_from_before_keys_were_counted_is_used_on(directory):
+    SqliteStore(directory).close()
+    with closing(sqlite3.connect(directory / "messages.db")) as connection, connection:
+        for column in ("begun_at", "keys", "days"):
+            connection.execute(f"ALTER TABLE seen_day DROP COLUMN {column}")
+    store = SqliteStore(directory)
+    assert commit(store, one("1"), one("1")) == [(STORED,), (DUPLICATE,)]
+    store.close()
+
+
+def test_a_table_named_by_the_day_alone_is_that_day_s(directory):
+    store = SqliteStore(directory)
+    commit(store, one("1"))
+    store.close()
+    with closing(sqlite3.connect(directory / "messages.db")) as connection, connection:
+        connection.execute("ALTER TABLE seen_1020000000 RENAME TO seen_20000")
+        connection.execute("UPDATE seen_day SET day = 20000, days = 1")
+    store = SqliteStore(directory)
+    assert commit(store, one("1"), one("2")) == [(DUPLICATE,), (STORED,)]
+    assert commit(store, one("2"), at=NOON + DAY) == [(DUPLICATE,)]
+    store.close()
+    assert day_tables(directory) == ["seen_1020001000", "seen_20000"]
 
 
 def test_an_error_of_our_own_in_the_middle_of_a_commit_leaves_nothing_of_it(
@@ -432,12 +524,12 @@ def test_every_commit_is_synced(directory, sqlite_store):
 def test_in_a_lane_only_the_next_number_or_the_last_one_again_is_taken():
     store = MemoryStore()
     assert store.dedupe is Dedupe.BATCH
-    assert commit(store, batch("lane", 2, "a")) == [(CONFLICT,)], "a lane opens with number 1"
+    assert commit(store, batch("lane", 2, "a")) == [LaneConflict(1)], "a lane opens with number 1"
     assert commit(store, batch("lane", 1, "a", "b", digest="x")) == [(STORED, STORED)]
-    assert commit(store, batch("lane", 1, "a", "c", digest="y")) == [(CONFLICT, CONFLICT)], "another digest"
-    assert commit(store, batch("lane", 3, "d")) == [(CONFLICT,)], "a gap"
+    assert commit(store, batch("lane", 1, "a", "c", digest="y")) == [LaneConflict(2)], "another digest"
+    assert commit(store, batch("lane", 3, "d")) == [LaneConflict(2)], "a gap"
     assert commit(store, batch("lane", 2, "d", digest="z")) == [(STORED,)]
-    assert commit(store, batch("lane", 1, "a", "b", digest="x")) == [(CONFLICT, CONFLICT)], "too old"
+    assert commit(store, batch("lane", 1, "a", "b", digest="x")) == [LaneConflict(3)], "too old"
     assert commit(store, batch("other", 1, "a")) == [(STORED,)], "by lane, not by key"
     assert reqids(store) == ["a", "b", "d", "a"]
 
@@ -455,9 +547,18 @@ def test_lanes_and_keys_are_bounded_and_the_oldest_goes(monkeypatch):
     store = MemoryStore()
     for lane in "abc":
         commit(store, batch(lane, 1, lane))
-    assert commit(store, batch("a", 2, "x"), batch("b", 2, "y")) == [(CONFLICT,), (STORED,)]
+    assert commit(store, batch("a", 2, "x"), batch("b", 2, "y")) == [LaneConflict(1), (STORED,)]
     commit(store, one("1"), one("2"), one("3"))
     assert commit(store, one("3"), one("1")) == [(DUPLICATE,), (STORED,)]
+
+
+def test_the_answers_of_lanes_are_bounded_by_size_too(monkeypatch):
+    monkeypatch.setattr(memory, "MAX_ANSWERS_BYTES", 2500)
+    store = MemoryStore()
+    for lane in "abc":
+        commit(store, batch(lane, 1, lane, answer=random.Random(lane).randbytes(1000)))
+    assert commit(store, batch("a", 1, "a"), batch("b", 2, "y")) == [(STORED,), (STORED,)], "a is forgotten"
+    assert commit(store, batch("c", 1, "c")) == [Repeated(random.Random("c").randbytes(1000))]
 
 
 def test_a_memory_that_is_full_takes_nothing():

@@ -12,8 +12,11 @@ from infi.ramen_server.rules import StoredRule
 from infi.ramen_server.server import CollectorServer, InsecureListen, ServerConfig
 from infi.ramen_server.settings import NameTaken, Settings
 from infi.ramen_server.stores import (
+    Committed,
+    LaneConflict,
     NewMessage,
     Outcome,
+    Repeated,
     Selection,
     Store,
     StoredMessage,
@@ -28,13 +31,16 @@ from infi.ramen_server.stores.sqlite import SqliteStore, StoreInUse
 __all__ = [
     "Collector",
     "CollectorServer",
+    "Committed",
     "InsecureListen",
+    "LaneConflict",
     "Limits",
     "MemoryStore",
     "NameTaken",
     "NewMessage",
     "Outcome",
     "Purpose",
+    "Repeated",
     "Scope",
     "Selection",
     "ServerConfig",

@@ -1,8 +1,9 @@
 """Every decision about a request, as values. docs/design/collector.md, "Admission", has the order and the reasons.
 
-``admit_head`` judges what comes before the body, ``read_payload`` the body, ``judge`` the message; the first ``Decision`` is the
-answer. ``answer`` is the one place where a decision becomes a status, headers and a body. Nothing here knows of sockets,
-stores or the loop; the JSON check uses a SQLite database in memory, one for each thread.
+``admit_sender`` judges who sends, ``admit_message`` what else comes before the body, ``read_payload`` the body, ``judge`` the
+message; the first ``Decision`` is the answer. ``batches`` does the same for a batch. ``answer`` is the one place where a
+decision becomes a status, headers and a body. Nothing here knows of sockets, stores or the loop; the JSON check uses a
+SQLite database in memory, one for each thread.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import re
 import threading
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -23,25 +24,29 @@ from infi.ramen_protocol import (
     Code,
     CodingError,
     Envelope,
+    RecordResult,
     RefusedRequest,
     Rule,
     UnsupportedCoding,
     answer_body,
     decode_body,
     parse_target,
+    readable_codings,
     status_of,
 )
 
 from .auth import Purpose, Token
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .limits import Limits
     from .rate import RateLimiter
     from .rules import StoredRule
     from .settings import Current
 
-ACCEPTED_CODINGS = b"gzip, deflate"
-"""What is announced in ``Accept-Encoding`` (RFC 7694); identity goes without saying."""
+ACCEPT_ENCODING = (b"accept-encoding", ", ".join(readable_codings()).encode())
+"""Announces the content codings (RFC 7694); identity goes without saying."""
 
 _LARGE_CHECK_BYTES = 1024 * 1024
 _large_check = threading.Lock()  # one at a time: SQLite takes up to four times the payload for it
@@ -50,7 +55,8 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 _CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 
-Headers = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = list[Header]
 
 
 class Kind(Enum):
@@ -67,6 +73,11 @@ class Kind(Enum):
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     RATE_LIMITED = "rate_limited"
+    BATCH = "batch"
+    """A batch was decided upon, record by record."""
+    REPEATED_BATCH = "repeated_batch"
+    """A batch is the last of its lane again, and is answered as it was then."""
+    LANE_CONFLICT = "lane_conflict"
     SLOW = "slow"
     BUSY = "busy"
     """A bound of the collector's own; worth another try soon."""
@@ -87,10 +98,13 @@ _CODES = {
     Kind.UNAUTHORIZED: Code.UNAUTHORIZED,
     Kind.FORBIDDEN: Code.FORBIDDEN,
     Kind.RATE_LIMITED: Code.TOO_MANY_REQUESTS,
+    Kind.LANE_CONFLICT: Code.LANE_CONFLICT,
     Kind.BUSY: Code.UNAVAILABLE,
     Kind.UNAVAILABLE: Code.UNAVAILABLE,
     Kind.FAULT: Code.INTERNAL_ERROR,
 }
+_WITH_RESULTS = frozenset((Kind.BATCH, Kind.REPEATED_BATCH))
+_OK = 200
 _REFUSALS = {
     Code.BAD_REQUEST: Kind.BAD_REQUEST,
     Code.NOT_FOUND: Kind.NOT_FOUND,
@@ -99,12 +113,13 @@ _REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is answered."""
+    """What is answered; ``results`` is the body for a BATCH or REPEATED_BATCH."""
 
     kind: Kind
     details: str | None = None
     rule: Rule | None = None
     retry_after_seconds: float | None = None
+    results: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +151,11 @@ DUPLICATE = Decision(Kind.DUPLICATE, "a duplicate: this message was accepted bef
 BUSY = Decision(Kind.BUSY, "the collector is busy", retry_after_seconds=1)
 STOPPING = Decision(Kind.UNAVAILABLE, "the collector is stopping", retry_after_seconds=1)
 SLOW = Decision(Kind.SLOW, "the body did not come in time")
+OUT_OF_SCOPE = Decision(Kind.FORBIDDEN, "this token may not send for this sender and serial")
+NO_JSON = Decision(
+    Kind.BAD_REQUEST,
+    "the body is not one JSON text in UTF-8 (NaN and infinities are none), or nests too deep",
+)
 
 
 def find_token(headers: Headers, current: Current, purpose: Purpose) -> Token | Decision:
@@ -157,29 +177,38 @@ def find_token(headers: Headers, current: Current, purpose: Purpose) -> Token | 
     return token
 
 
-def admit_head(  # noqa: PLR0911 - a list of checks
-    method: str, target: str, headers: Headers, current: Current, limits: Limits
-) -> Admitted | Decision:
-    """Judge everything that comes before the body."""
+def admit_sender(method: str, headers: Headers, current: Current) -> Token | Decision:
+    """Judge who sends: without a good token, nobody learns more."""
     token = find_token(headers, current, Purpose.SEND)
-    if isinstance(token, Decision):
-        return token
-    if method != "POST":
+    if isinstance(token, Token) and method != "POST":
         return Decision(Kind.WRONG_METHOD, "messages come by POST")
+    return token
+
+
+def admit_message(token: Token, target: str, headers: Headers, limits: Limits) -> Admitted | Decision:
+    """Judge what else comes before the body of a message."""
     try:
         envelope = parse_target(target)
     except RefusedRequest as refusal:
         return Decision(_REFUSALS[refusal.code], refusal.details)
     if not token.scope.covers(envelope):
-        return Decision(Kind.FORBIDDEN, "this token may not send for this sender and serial")
-    declared = _declared_bytes(headers)
+        return OUT_OF_SCOPE
+    declared = declared_bytes(headers, limits.max_body_bytes)
     if isinstance(declared, Decision):
         return declared
-    if declared is not None and declared > limits.max_body_bytes:
-        return too_large(limits.max_body_bytes)
+    return Admitted(envelope, token, content_coding(headers), declared)
+
+
+def content_coding(headers: Headers) -> str | None:
+    """Give the ``Content-Encoding``."""
     codings = [value for name, value in headers if name == b"content-encoding"]
-    coding = b",".join(codings).decode("latin-1") if codings else None
-    return Admitted(envelope, token, coding, declared)
+    return b",".join(codings).decode("latin-1") if codings else None
+
+
+def declared_bytes(headers: Headers, max_bytes: int) -> int | Decision | None:
+    """Give the ``Content-Length``, None where there is none; one that is too large is refused."""
+    declared = _declared_bytes(headers)
+    return too_large(max_bytes) if isinstance(declared, int) and declared > max_bytes else declared
 
 
 def _declared_bytes(headers: Headers) -> int | Decision | None:
@@ -198,44 +227,54 @@ def too_large(max_bytes: int) -> Decision:
 
 
 def read_payload(
-    body: bytes, coding: str | None, *, try_bytes: int, max_bytes: int
+    coding: str | None, max_bytes: int, body: bytes, try_bytes: int
 ) -> bytes | Decision | LargerThanTried:
     """Take the content coding off and see that one JSON text is below; holds at most ``try_bytes`` of it."""
+    payload = decode(body, coding, try_bytes=try_bytes, max_bytes=max_bytes)
+    return NO_JSON if isinstance(payload, bytes) and not is_json(payload) else payload
+
+
+def decode(
+    body: bytes, coding: str | None, *, try_bytes: int, max_bytes: int
+) -> bytes | Decision | LargerThanTried:
+    """Take the content coding off; holds at most ``try_bytes`` of what is below."""
     try:
-        payload = decode_body(body, coding, max_bytes=try_bytes)
+        return decode_body(body, coding, max_bytes=try_bytes)
     except UnsupportedCoding as error:
         return Decision(Kind.UNSUPPORTED_CODING, str(error))
     except BodyTooLarge as error:
         return LargerThanTried() if try_bytes < max_bytes else Decision(Kind.TOO_LARGE, str(error))
     except CodingError as error:
         return Decision(Kind.BAD_REQUEST, str(error))
-    if not is_json(payload):
-        return Decision(
-            Kind.BAD_REQUEST,
-            "the body is not one JSON text in UTF-8 (NaN and infinities are none), or nests too deep",
-        )
-    return payload
 
 
 def judge(
-    admitted: Admitted, current: Current, rates: RateLimiter, now: float
+    envelope: Envelope, token: Token, current: Current, rates: RateLimiter, now: float
 ) -> tuple[Decision, StoredRule | None] | None:
     """See whether the message is wanted, and wanted now; None when it is to be stored. ``now`` is monotonic seconds."""
-    stored = current.rules.match(admitted.envelope)
+    stored = current.rules.match(envelope)
     if stored is not None:
         return Decision(Kind.DROPPED, "the operator does not want this message", stored.rule), stored
-    wait = rates.take(admitted.token.name, admitted.envelope.sender, now)
+    wait = rates.take(token.name, envelope.sender, now)
     if wait is not None:
         return Decision(Kind.RATE_LIMITED, "too many messages of this sender", retry_after_seconds=wait), None
     return None
 
 
-def answer(decision: Decision) -> Answer:
-    """Write a decision as HTTP."""
+def result(decision: Decision) -> RecordResult:
+    """Write the decision on a record of a batch; it is one that the protocol has a code for."""
+    code = _CODES[decision.kind]
+    return RecordResult(status_of(code), code, decision.details, decision.rule, decision.retry_after_seconds)
+
+
+def answer(decision: Decision, announced: Sequence[Header] = (ACCEPT_ENCODING,)) -> Answer:
+    """Write a decision as HTTP; ``announced`` are the headers that say what the server takes."""
     code = _CODES.get(decision.kind)
-    headers: Headers = [(b"content-type", b"application/json"), (b"accept-encoding", ACCEPTED_CODINGS)]
+    headers: Headers = [(b"content-type", b"application/json"), *announced]
     if code is not None:
         status, body = status_of(code), answer_body(code, decision.details, decision.rule)
+    elif decision.kind in _WITH_RESULTS:
+        status, body = _OK, decision.results
     else:
         # The protocol has no code for these; a client knows them by their status.
         body = f"{decision.details}\n".encode()

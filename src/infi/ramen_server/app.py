@@ -1,14 +1,15 @@
-"""The ASGI application: reads requests, has them judged (``admission``), committed (``commits``), and answers.
+"""The ASGI application: reads requests (``bodies``), has them judged (``admission``, ``batches``) and committed (``commits``), and answers.
 
-    POST /ramen/v1/…    a message; as every other path that is not one of the following
-    GET  /healthz       200 while the process can work
-    GET  /readyz        200 while a message would be taken
-    GET  /metrics       Prometheus text, with a token for reading
+    POST /ramen/v2/batch  a batch of messages
+    POST /ramen/v1/…      a message; as every other path that is not one of the following
+    GET  /healthz         200 while the process can work
+    GET  /readyz          200 while a message would be taken
+    GET  /metrics         Prometheus text, with a token for reading
 
 Invariants:
 
 - A message is answered ACCEPTED after the commit that holds it (or that held it before), never otherwise.
-- Bodies and payloads in memory are reserved from ``max_memory_bytes`` before they are there, and given back with the decision.
+- Every answer under ``/ramen/`` announces which codings and batches are taken.
 - Nothing that a client sends is answered with a 5xx, but for the bounds of the collector itself (503).
 """
 
@@ -18,81 +19,54 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from . import admission
-from .admission import Admitted, Decision, Kind, LargerThanTried
+from infi.ramen_protocol import Dedupe
+
+from . import admission, batches
+from .admission import Decision, Kind, LargerThanTried
 from .auth import Purpose
+from .bodies import Bodies, ClientLeft, Reservation
 from .commits import GroupCommit
 from .metrics import CONTENT_TYPE, Metrics, exposition
 from .rate import RateLimiter
-from .stores import NewMessage, Outcome, Store, StoreUnavailable, Submission
+from .stores import (
+    Committed,
+    LaneConflict,
+    NewMessage,
+    Outcome,
+    Repeated,
+    Store,
+    StoreUnavailable,
+    Submission,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
+    from infi.ramen_protocol import BatchId
+
+    from .auth import Token
+    from .batches import ReadBatch
     from .limits import Limits
+    from .rules import StoredRule
     from .settings import Settings
 
 HITS_SECONDS = 5
 """How often the hits of rules are written."""
 
-DECODERS = 2
-"""How many large bodies are decoded at a time."""
-
-_INLINE_BODY_BYTES = 32 * 1024  # what is decoded in the loop: at most a few milliseconds
-_TRY_RATIO = 16  # telemetry compresses to a third or a tenth
-_TRY_BYTES = 64 * 1024
+_Read = TypeVar("_Read")
 
 _logger = logging.getLogger("ramen_server")
-
-
-class _ClientLeft(Exception):
-    """The connection ended before the body did."""
-
-
-class Memory:
-    """What is left of ``max_memory_bytes``."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self.used = 0
-
-    def reserve(self, count: int) -> bool:
-        """Take ``count`` bytes; False when they are not there."""
-        if self.used + count > self._max_bytes:
-            return False
-        self.used += count
-        return True
-
-
-class Reservation:
-    """One request's share of the memory."""
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._held = 0
-
-    def hold(self, count: int) -> bool:
-        """Hold ``count`` bytes from now on, more or less than before; False when they are not there."""
-        if not self._memory.reserve(count - self._held):
-            return False
-        self._held = count
-        return True
-
-    def release(self) -> None:
-        """Give everything back."""
-        self.hold(0)
 
 
 class Collector:
@@ -117,13 +91,14 @@ class Collector:
         self._limits = limits
         self._now_ms = now_ms
         self._monotonic = monotonic
-        self._memory = Memory(limits.max_memory_bytes)
+        self._announced_for: float | None = None
+        self._announced: admission.Headers = []
         self._rates = RateLimiter(limits.messages_per_second, limits.burst)
         self._unwritten_hits: Counter[int] = Counter()
         self._in_flight = 0
         self._stopping = False
         self._commits: GroupCommit | None = None
-        self._decoders: ThreadPoolExecutor | None = None
+        self._bodies = Bodies(limits)
         self.asgi = Starlette(
             routes=[
                 Route("/healthz", self._healthz),
@@ -145,7 +120,7 @@ class Collector:
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         self._stopping = False
         self._commits = GroupCommit(self._store, self.metrics, self._now_ms)
-        self._decoders = ThreadPoolExecutor(DECODERS, "ramen-decode")
+        self._bodies = Bodies(self._limits)
         writing = asyncio.create_task(self._write_hits_regularly())
         try:
             yield
@@ -153,7 +128,7 @@ class Collector:
             self._stopping = True
             writing.cancel()
             await self._commits.close()
-            self._decoders.shutdown()
+            self._bodies.close()
             await self._write_hits()
 
     # Messages
@@ -161,7 +136,7 @@ class Collector:
     async def _ingest(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             decision = await self._decide(scope, receive)
-        except _ClientLeft:
+        except ClientLeft:
             self.metrics.left += 1
             return
         except asyncio.CancelledError:
@@ -171,7 +146,7 @@ class Collector:
             _logger.exception("A request could not be handled.")
             decision = Decision(Kind.FAULT, "a fault of the collector; it is in its log")
         self.metrics.requests[decision.kind.value] += 1
-        answer = admission.answer(decision)
+        answer = admission.answer(decision, self._what_is_taken())
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
@@ -181,102 +156,151 @@ class Collector:
         if self._in_flight >= self._limits.max_requests:
             return admission.BUSY
         self._in_flight += 1
-        reservation = Reservation(self._memory)
+        reservation = Reservation(self._bodies.memory)
         try:
-            current = self._settings.current()
-            admitted = admission.admit_head(
-                scope["method"], _target(scope), scope["headers"], current, self._limits
-            )
-            if isinstance(admitted, Decision):
-                return admitted
-            body = await self._read_body(admitted, receive, reservation)
-            if isinstance(body, Decision):
-                return body
-            self.metrics.body_bytes += len(body)
-            payload = await self._read_payload(body, admitted, reservation)
-            if isinstance(payload, Decision):
-                return payload
-            del body
-            # Again: the token may have been revoked while the body came.
-            return await self._take(admitted, payload, scope)
+            token = admission.admit_sender(scope["method"], scope["headers"], self._settings.current())
+            if isinstance(token, Decision):
+                return token
+            if _target(scope) == batches.PATH:
+                return await self._decide_batch(token, scope, receive, reservation)
+            return await self._decide_message(token, scope, receive, reservation)
         finally:
             reservation.release()
             self._in_flight -= 1
 
-    async def _take(self, admitted: Admitted, payload: bytes, scope: Scope) -> Decision:
+    async def _decide_message(
+        self, token: Token, scope: Scope, receive: Receive, reservation: Reservation
+    ) -> Decision:
+        limits = self._limits
+        admitted = admission.admit_message(token, _target(scope), scope["headers"], limits)
+        if isinstance(admitted, Decision):
+            return admitted
+        payload = await self._read(
+            partial(admission.read_payload, admitted.coding, limits.max_message_bytes),
+            scope,
+            receive,
+            reservation,
+            declared_bytes=admitted.declared_bytes,
+            max_wire_bytes=limits.max_body_bytes,
+            max_bytes=limits.max_message_bytes,
+        )
+        if isinstance(payload, Decision):
+            return payload
+        reservation.hold(len(payload))
         current = self._settings.current()
-        token = admission.find_token(scope["headers"], current, Purpose.SEND)
-        if isinstance(token, Decision):
-            return token
-        judged = admission.judge(admitted, current, self._rates, self._monotonic())
+        judged = admission.judge(admitted.envelope, token, current, self._rates, self._monotonic())
         if judged is not None:
             decision, rule = judged
-            if rule is not None:
-                self.metrics.rule_hits[rule.rule_id] += 1
-                self._unwritten_hits[rule.rule_id] += 1
+            self._count_hits([] if rule is None else [rule])
             return decision
+        message = NewMessage(admitted.envelope, payload, token.name)
+        committed = await self._commit(Submission((message,)))
+        if isinstance(committed, Decision):
+            return committed
+        return admission.DUPLICATE if committed == (Outcome.DUPLICATE,) else admission.ACCEPTED
+
+    async def _decide_batch(
+        self, token: Token, scope: Scope, receive: Receive, reservation: Reservation
+    ) -> Decision:
+        limits = self._limits
+        admitted = batches.admit(token, scope["headers"], limits)
+        if isinstance(admitted, Decision):
+            return admitted
+        found = await self._read(
+            partial(batches.read, admitted, limits),
+            scope,
+            receive,
+            reservation,
+            declared_bytes=admitted.declared_bytes,
+            max_wire_bytes=batches.max_wire_bytes(limits),
+            max_bytes=limits.batch_bytes,
+            copies=batches.COPIES,
+        )
+        if isinstance(found, Decision):
+            return found
+        if not reservation.hold(found.memory_bytes):
+            return admission.BUSY
+        current = self._settings.current()
+        decisions, hits = batches.judge(found, token, current, self._rates, self._monotonic())
+        self._count_hits(hits)
+        return await self._commit_batch(admitted.batch, found, decisions, token)
+
+    async def _read(
+        self,
+        read: Callable[[bytes, int], _Read | Decision | LargerThanTried],
+        scope: Scope,
+        receive: Receive,
+        reservation: Reservation,
+        *,
+        declared_bytes: int | None,
+        max_wire_bytes: int,
+        max_bytes: int,
+        copies: int = 1,
+    ) -> _Read | Decision:
+        """Take the body off the wire, and have ``read`` make something of it: see ``bodies``."""
+        body = await self._bodies.receive(
+            receive, reservation, declared_bytes=declared_bytes, max_bytes=max_wire_bytes
+        )
+        if isinstance(body, Decision):
+            return body
+        self.metrics.body_bytes += len(body)
+        found = await self._bodies.read(
+            partial(read, body), len(body), reservation, max_bytes=max_bytes, copies=copies
+        )
+        if isinstance(found, Decision):
+            return found
+        # Again: the token may have been revoked while the body came.
+        token = admission.find_token(scope["headers"], self._settings.current(), Purpose.SEND)
+        return token if isinstance(token, Decision) else found
+
+    async def _commit_batch(
+        self, batch: BatchId, found: ReadBatch, decisions: list[Decision | None], token: Token
+    ) -> Decision:
+        messages = batches.to_store(found, decisions, token)
+        # What the store is to remember, where it remembers batches whole: then each of these is stored, or none.
+        stored = batches.settle(decisions, (Outcome.STORED,) * len(messages))
+        keeps_answers = self._store.dedupe is Dedupe.BATCH
+        answer = batches.results(stored) if keeps_answers else b""
+        committed = await self._commit(Submission(messages, batch, answer))
+        if isinstance(committed, Decision):
+            return committed
+        if isinstance(committed, LaneConflict):
+            return Decision(
+                Kind.LANE_CONFLICT,
+                f"this lane's next number is {committed.expected}, not {batch.number}; open a new lane",
+            )
+        if isinstance(committed, Repeated):
+            return Decision(Kind.REPEATED_BATCH, results=committed.answer)
+        settled = stored if keeps_answers else batches.settle(decisions, committed)
+        self.metrics.records.update(decision.kind.value for decision in settled)
+        return Decision(Kind.BATCH, results=answer or batches.results(settled))
+
+    async def _commit(self, submission: Submission) -> Committed | Decision:
         assert self._commits is not None  # noqa: S101 - _decide saw it
-        message = NewMessage(admitted.envelope, payload, admitted.token.name)
         try:
-            (outcome,) = await self._commits.commit(Submission((message,)))
+            return await self._commits.commit(submission)
         except StoreUnavailable as unavailable:
             return Decision(
                 Kind.UNAVAILABLE, unavailable.reason, retry_after_seconds=unavailable.retry_after_seconds
             )
-        return admission.DUPLICATE if outcome is Outcome.DUPLICATE else admission.ACCEPTED
 
-    async def _read_body(
-        self, admitted: Admitted, receive: Receive, reservation: Reservation
-    ) -> bytes | Decision:
-        if not reservation.hold(admitted.declared_bytes or 0):
-            return admission.BUSY
-        limits = self._limits
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + limits.body_seconds
-        chunks: list[bytes] = []
-        size = 0
-        more = True
-        while more:
-            try:
-                async with asyncio.timeout_at(min(deadline, clock() + limits.body_idle_seconds)):
-                    event = await receive()
-            except TimeoutError:
-                return admission.SLOW
-            if event["type"] != "http.request":
-                raise _ClientLeft
-            chunk = event.get("body", b"")
-            more = event.get("more_body", False)
-            size += len(chunk)
-            if size > limits.max_body_bytes:
-                return admission.too_large(limits.max_body_bytes)
-            if admitted.declared_bytes is None and not reservation.hold(size):
-                return admission.BUSY
-            chunks.append(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    async def _read_payload(
-        self, body: bytes, admitted: Admitted, reservation: Reservation
-    ) -> bytes | Decision:
-        """Decode with a bound that most payloads keep, and only then with the whole one."""
-        max_bytes = self._limits.max_message_bytes
-        try_bytes = min(max_bytes, _TRY_RATIO * len(body) + _TRY_BYTES)
-        while True:
-            if not reservation.hold(len(body) + try_bytes):
-                return admission.BUSY
-            read = partial(
-                admission.read_payload, body, admitted.coding, try_bytes=try_bytes, max_bytes=max_bytes
-            )
-            inline = try_bytes <= _TRY_RATIO * _INLINE_BODY_BYTES + _TRY_BYTES
-            payload = (
-                read() if inline else await asyncio.get_running_loop().run_in_executor(self._decoders, read)
-            )
-            if not isinstance(payload, LargerThanTried):
-                if isinstance(payload, bytes):
-                    reservation.hold(len(payload))
-                return payload
-            try_bytes = max_bytes
+    def _what_is_taken(self) -> admission.Headers:
+        """Give the headers that announce it; the offer changes with the time for which the store remembers."""
+        window = self._store.window_seconds
+        if not self._announced or window != self._announced_for:
+            self._announced_for = window
+            self._announced = [
+                admission.ACCEPT_ENCODING,
+                (b"ramen-batch", batches.offer(self._store, self._limits).header().encode()),
+            ]
+        return self._announced
 
     # Rules' hits
+
+    def _count_hits(self, rules: Iterable[StoredRule]) -> None:
+        for rule in rules:
+            self.metrics.rule_hits[rule.rule_id] += 1
+            self._unwritten_hits[rule.rule_id] += 1
 
     async def _write_hits_regularly(self) -> None:
         while True:
@@ -320,9 +344,9 @@ class Collector:
             "ramen_store_payload_bytes": ("Bytes of their payloads.", totals.payload_bytes),
             "ramen_store_duplicates": ("Duplicates ever recognised.", totals.duplicates),
             "ramen_requests_in_flight": ("Requests being handled.", self._in_flight),
-            "ramen_memory_bytes": ("Memory reserved for bodies.", self._memory.used),
+            "ramen_memory_bytes": ("Memory reserved for bodies.", self._bodies.memory.used),
             "ramen_commits_waiting": (
-                "Messages that wait for a commit.",
+                "Messages and batches that wait for a commit.",
                 self._commits.waiting if self._commits else 0,
             ),
         }

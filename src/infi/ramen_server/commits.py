@@ -19,7 +19,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .stores import Outcome, Store, StoreUnavailable, Submission
+from .stores import Committed, Store, StoreUnavailable, Submission
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +33,7 @@ _RETRY_SECONDS = 5
 
 _logger = logging.getLogger("ramen_server")
 
-_Outcomes = tuple[Outcome, ...]
-_Waiting = tuple[Submission, "asyncio.Future[_Outcomes]"]
+_Waiting = tuple[Submission, "asyncio.Future[Committed]"]
 
 
 class GroupCommit:
@@ -61,9 +60,9 @@ class GroupCommit:
         """How many submissions wait for the next commit."""
         return len(self._waiting)
 
-    async def commit(self, submission: Submission) -> _Outcomes:
+    async def commit(self, submission: Submission) -> Committed:
         """Return the outcomes once they are durable. Raises ``StoreUnavailable``; nothing was stored then."""
-        outcome: asyncio.Future[_Outcomes] = self._loop.create_future()
+        outcome: asyncio.Future[Committed] = self._loop.create_future()
         with self._ready:
             if self._closing:
                 raise StoreUnavailable("the collector is stopping", _RETRY_SECONDS)
@@ -101,7 +100,7 @@ class GroupCommit:
                 group.append(waiting)
         return group
 
-    def _commit(self, submissions: list[Submission]) -> list[_Outcomes] | StoreUnavailable:
+    def _commit(self, submissions: list[Submission]) -> list[Committed] | StoreUnavailable:
         begun = time.perf_counter()
         try:
             outcomes = self._store.commit(submissions, self._now_ms())
@@ -117,7 +116,7 @@ class GroupCommit:
         return outcomes
 
 
-def _hand_out(futures: list[asyncio.Future[_Outcomes]], result: list[_Outcomes] | StoreUnavailable) -> None:
+def _hand_out(futures: list[asyncio.Future[Committed]], result: list[Committed] | StoreUnavailable) -> None:
     """In the loop. A future that is done already is a request that was cancelled; its message is stored all the same."""
     for index, future in enumerate(futures):
         if future.done():

@@ -87,6 +87,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "tls_key": (str, "a path"),
     "insecure": (bool, "true or false"),
     "remember_days": (int, "a whole number"),
+    "remember_messages": (int, "a whole number"),
     "first_token_file": (str, "a path"),
 }
 _PATHS = {name for name, (_, words) in _KINDS.items() if words == "a path"}

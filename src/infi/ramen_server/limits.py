@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 
 _KIB, _MIB = 1024, 1024 * 1024
 
+MOST_BATCH_MESSAGES = 10_000
+
 MAY_BE_NONE = frozenset(("messages_per_second",))
 
 
@@ -41,6 +43,12 @@ class Limits:
     max_message_bytes: int = 64 * _MIB
     """A payload after its content coding was taken off: the client's default for what ``push`` takes."""
 
+    max_batch_bytes: int = 8 * _MIB
+    """A batch after its content coding was taken off, but never more than a quarter of ``max_memory_bytes``: see ``batch_bytes``."""
+
+    max_batch_messages: int = 1000
+    """Messages in a batch, 1 to 10,000: each takes about 1 KiB beside its payload while it is handled."""
+
     max_requests: int = 1000
     """Requests under ``/ramen/`` in flight, from head to verdict."""
 
@@ -68,7 +76,16 @@ class Limits:
                 raise ValueError(f"{field.name} must be a number, not {value!r}")
             if value < 0 or (value == 0 and field.name != "min_free_bytes"):
                 raise ValueError(f"{field.name} must be more than 0, not {value!r}")
+        if not 1 <= self.max_batch_messages <= MOST_BATCH_MESSAGES:
+            raise ValueError(
+                f"max_batch_messages must be 1 to {MOST_BATCH_MESSAGES}, not {self.max_batch_messages!r}"
+            )
         if self.max_memory_bytes < self.max_body_bytes + self.max_message_bytes:
             raise ValueError(
                 "max_memory_bytes must be at least max_body_bytes + max_message_bytes, or no message of that size fits"
             )
+
+    @property
+    def batch_bytes(self) -> int:
+        """What is offered: on the wire a batch takes as much, decoded as much again, and so do its payloads."""
+        return max(1, int(min(self.max_batch_bytes, self.max_memory_bytes // 4)))

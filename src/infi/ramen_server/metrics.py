@@ -45,6 +45,9 @@ class Metrics:
     requests: Counter[str] = field(default_factory=Counter)
     """Answers under ``/ramen/`` by outcome. Loop."""
 
+    records: Counter[str] = field(default_factory=Counter)
+    """Records of batches that were decided upon, by outcome. Loop."""
+
     rule_hits: Counter[int] = field(default_factory=Counter)
     """Messages dropped, by rule. Loop."""
 
@@ -68,8 +71,15 @@ def exposition(metrics: Metrics, gauges: Mapping[str, tuple[str, float]]) -> byt
         lines,
         "ramen_requests_total",
         "counter",
-        "Answers to requests for messages, by outcome.",
+        "Answers to messages and to batches, by outcome.",
         ((f'{{outcome="{outcome}"}}', count) for outcome, count in sorted(metrics.requests.items())),
+    )
+    _family(
+        lines,
+        "ramen_batch_records_total",
+        "counter",
+        "Records of batches, by outcome.",
+        ((f'{{outcome="{outcome}"}}', count) for outcome, count in sorted(metrics.records.items())),
     )
     _family(
         lines,
@@ -83,7 +93,7 @@ def exposition(metrics: Metrics, gauges: Mapping[str, tuple[str, float]]) -> byt
         ("ramen_clients_left_total", "Requests whose client went before its answer.", metrics.left),
         (
             "ramen_committed_submissions_total",
-            "Messages in commits, duplicates too.",
+            "Messages and batches in commits, duplicates too.",
             metrics.committed_submissions,
         ),
         ("ramen_failed_commits_total", "Commits that stored nothing.", metrics.failed_commits),

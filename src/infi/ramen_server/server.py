@@ -32,7 +32,7 @@ from ._http import bounded
 from .app import Collector
 from .limits import Limits
 from .settings import Settings
-from .stores.sqlite import SqliteStore
+from .stores.sqlite import DEFAULT_REMEMBER_MESSAGES, SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,8 @@ class ServerConfig:
     """What a collector needs to know. Raises ``InsecureListen`` or ``ValueError``.
 
     ``host`` is an address or ``localhost``; port 0 takes a free one. ``tls_certificate`` (with what leads to its authority) and
-    ``tls_key`` are PEM files. ``remember_days``: for how many days duplicates are recognised, at least.
+    ``tls_key`` are PEM files. ``remember_days``: for how many days duplicates are recognised, at least, unless there
+    were more than ``remember_messages`` since.
     ``first_token_file``: where the first token is written to (0600) when one is made, before it counts.
     """
 
@@ -67,6 +68,7 @@ class ServerConfig:
     tls_key: Path | None = None
     insecure: bool = False
     remember_days: int = 30
+    remember_messages: int = DEFAULT_REMEMBER_MESSAGES
     limits: Limits = field(default_factory=Limits)
     first_token_file: Path | None = None
 
@@ -75,6 +77,8 @@ class ServerConfig:
             raise ValueError(f"port must be 0 (any free one) to {_MAX_PORT}, not {self.port}")
         if self.remember_days < 1:
             raise ValueError(f"remember_days must be 1 or more, not {self.remember_days}")
+        if self.remember_messages < 1:
+            raise ValueError(f"remember_messages must be 1 or more, not {self.remember_messages}")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together")
         if self.tls_certificate is None and not self.insecure and not _is_loopback(self.host):
@@ -117,6 +121,7 @@ class CollectorServer:
             store = SqliteStore(
                 config.data_dir,
                 remember_days=config.remember_days,
+                remember_messages=config.remember_messages,
                 min_free_bytes=config.limits.min_free_bytes,
             )
             closing.callback(store.close)

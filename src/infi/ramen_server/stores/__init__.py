@@ -6,6 +6,9 @@ Contract, which every store passes as one test suite:
   as the store is), with the outcome of each message; or it raises ``StoreUnavailable``, and nothing of any is stored.
 - A message that is stored is stored once: one whose key (version 1 path, reqid) is remembered is a DUPLICATE, also when both came
   in the same ``commit``. How far a store remembers is ``dedupe`` and ``window_seconds``.
+- ``Dedupe.MESSAGE``: the key counts for every message; batches have no lanes. ``Dedupe.BATCH``: a batch is the next of its lane
+  and stored, whatever its messages' keys; or the last of its lane again (same number and digest), and ``Repeated``; or a
+  ``LaneConflict``.
 - ``commit`` and ``maintain`` are called by one thread at a time; everything else by any thread, at any time.
 - Times are passed in, as integer milliseconds since the epoch.
 """
@@ -45,10 +48,15 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What is stored wholly or not at all: one message of version 1 (no ``batch``), or a batch of version 2."""
+    """What is stored wholly or not at all: one message of version 1 (no ``batch``), or a batch of version 2.
+
+    ``messages`` are those of a batch's records that are to be stored; maybe none. ``answer`` is what the batch is answered when
+    it is stored: a store with ``Dedupe.BATCH`` keeps it for the time that the batch comes again.
+    """
 
     messages: tuple[NewMessage, ...]
     batch: BatchId | None = None
+    answer: bytes = field(default=b"", repr=False)
 
 
 class Outcome(Enum):
@@ -56,8 +64,25 @@ class Outcome(Enum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"
-    LANE_CONFLICT = "lane conflict"
-    """The whole batch: its number is not the one that its lane expects. Nothing of it was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The batch is the last of its lane, sent again. Nothing was stored; ``answer`` is what it was answered then."""
+
+    answer: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneConflict:
+    """The batch is neither the next of its lane nor the last one again. Nothing was stored."""
+
+    expected: int
+    """The number of the lane's next batch."""
+
+
+Committed = tuple[Outcome, ...] | Repeated | LaneConflict
+"""What became of a submission: an outcome for each of its messages, or one of the other two for a batch."""
 
 
 class StoreUnavailable(Exception):
@@ -129,10 +154,10 @@ class Store(Protocol):
 
     @property
     def window_seconds(self) -> float | None:
-        """How long it remembers version 1 messages, where that is a fixed time."""
+        """For how long it remembers a message by its key, at least; it may change. None where nothing can be said."""
 
-    def commit(self, submissions: Sequence[Submission], now_ms: int) -> list[tuple[Outcome, ...]]:
-        """Store them; one tuple for each submission, one outcome for each of its messages."""
+    def commit(self, submissions: Sequence[Submission], now_ms: int) -> list[Committed]:
+        """Store them; say of each submission what became of it."""
 
     def maintain(self, now_ms: int) -> None:
         """Do what need not come before an answer. Called after each ``commit``."""

@@ -4,12 +4,13 @@ Version 1 by key, within a window of time; version 2 by lane. A lane is opened b
 stored; the last number again, with the same digest, is answered as it was; anything else is a conflict.
 
 It forgets everything when the process ends. It is bounded by ``max_bytes`` of payloads (nothing is taken beyond it),
-``MAX_LANES`` and ``MAX_KEYS``; the key or lane that is oldest goes.
+``MAX_LANES`` and the ``MAX_ANSWERS_BYTES`` of their last answers, and ``MAX_KEYS``; the key or lane that is oldest goes.
 """
 
 from __future__ import annotations
 
 import threading
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,10 @@ from typing import TYPE_CHECKING
 from infi.ramen_protocol import Dedupe
 
 from . import (
+    Committed,
+    LaneConflict,
     Outcome,
+    Repeated,
     Selection,
     StoredMessage,
     StoreUnavailable,
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from . import NewMessage
 
 MAX_LANES = 10_000
+MAX_ANSWERS_BYTES = 64 * 1024 * 1024
 MAX_KEYS = 1_000_000
 _FULL_RETRY_SECONDS = 30
 _FIRST_NUMBER = 1
@@ -40,9 +45,9 @@ _FIRST_NUMBER = 1
 
 @dataclass(frozen=True, slots=True)
 class _Lane:
-    number: int
-    digest: str
-    outcomes: tuple[Outcome, ...]
+    last: BatchId
+    answer: bytes
+    """Compressed: a thousand acceptances are 47 KB of the same words."""
 
 
 class MemoryStore:
@@ -58,10 +63,11 @@ class MemoryStore:
         self._messages: list[StoredMessage] = []
         self._keys: OrderedDict[bytes, int] = OrderedDict()
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
+        self._answers_bytes = 0
         self._payload_bytes = 0
         self._duplicates = 0
 
-    def commit(self, submissions: Sequence[Submission], now_ms: int) -> list[tuple[Outcome, ...]]:
+    def commit(self, submissions: Sequence[Submission], now_ms: int) -> list[Committed]:
         """Store them; there is nothing more durable here than the process."""
         wanted = sum(len(message.payload) for submission in submissions for message in submission.messages)
         with self._lock:
@@ -103,28 +109,31 @@ class MemoryStore:
         with self._lock:
             self._messages, self._payload_bytes = [], 0
 
-    def _store(self, submission: Submission, now_ms: int) -> tuple[Outcome, ...]:
+    def _store(self, submission: Submission, now_ms: int) -> Committed:
         if submission.batch is not None:
-            return self._store_batch(submission.batch, submission.messages, now_ms)
+            return self._store_batch(submission.batch, submission, now_ms)
         return tuple(self._store_by_key(message, now_ms) for message in submission.messages)
 
-    def _store_batch(
-        self, batch: BatchId, messages: tuple[NewMessage, ...], now_ms: int
-    ) -> tuple[Outcome, ...]:
+    def _store_batch(self, batch: BatchId, submission: Submission, now_ms: int) -> Committed:
         lane = self._lanes.get(batch.lane)
-        if lane is not None and (batch.number, batch.digest) == (lane.number, lane.digest):
-            self._duplicates += len(messages)
-            return lane.outcomes
-        if batch.number != (_FIRST_NUMBER if lane is None else lane.number + 1):
-            return (Outcome.LANE_CONFLICT,) * len(messages)
-        for message in messages:
+        if lane is not None and lane.last == batch:
+            self._duplicates += len(submission.messages)
+            return Repeated(zlib.decompress(lane.answer))
+        expected = _FIRST_NUMBER if lane is None else lane.last.number + 1
+        if batch.number != expected:
+            return LaneConflict(expected)
+        for message in submission.messages:
             self._keep(message, now_ms)
-        outcomes = (Outcome.STORED,) * len(messages)
-        self._lanes[batch.lane] = _Lane(batch.number, batch.digest, outcomes)
-        self._lanes.move_to_end(batch.lane)
-        if len(self._lanes) > MAX_LANES:
-            self._lanes.popitem(last=False)
-        return outcomes
+        self._move_lane(batch, submission.answer)
+        return (Outcome.STORED,) * len(submission.messages)
+
+    def _move_lane(self, batch: BatchId, answer: bytes) -> None:
+        former = self._lanes.pop(batch.lane, None)
+        now = self._lanes[batch.lane] = _Lane(batch, zlib.compress(answer))
+        self._answers_bytes += len(now.answer) - (0 if former is None else len(former.answer))
+        while len(self._lanes) > MAX_LANES or self._answers_bytes > MAX_ANSWERS_BYTES:
+            _, silent = self._lanes.popitem(last=False)
+            self._answers_bytes -= len(silent.answer)
 
     def _store_by_key(self, message: NewMessage, now_ms: int) -> Outcome:
         key = message.key_text()

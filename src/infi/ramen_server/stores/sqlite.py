@@ -6,7 +6,7 @@ Invariants:
 - One process writes: it holds ``messages.db.lock``, which dies with it. One thread commits; readers have a connection of their own.
 - After an I/O error the connection is opened anew before the next commit: what SQLite holds in memory of a file that failed
   is not built upon. A group whose sync failed may come to light then; its keys with it.
-- What is known of the file in memory (day tables, last position) changes only after the commit that made it true.
+- What is known of the file in memory (tables of keys, last position) changes only after the commit that made it true.
 """
 
 from __future__ import annotations
@@ -25,8 +25,18 @@ import apsw
 from infi.ramen_protocol import Dedupe
 from infi.ramen_server import _files
 
-from . import NewMessage, Outcome, Selection, StoredMessage, StoreUnavailable, Submission, Totals
+from . import (
+    Committed,
+    NewMessage,
+    Outcome,
+    Selection,
+    StoredMessage,
+    StoreUnavailable,
+    Submission,
+    Totals,
+)
 from ._archive import APPLICATION_ID, FILE_NAME, FORMAT, SqliteArchive
+from ._seen import SeenKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,9 +51,11 @@ FAILURE_SHOWN_SECONDS = 10
 FAILURE_LOGGED_SECONDS = 60
 """How often the log says that commits go on failing."""
 
+DEFAULT_REMEMBER_MESSAGES = 100_000_000
+"""Their keys take about 3 GB of disk, as the messages themselves do when they are 30 bytes long."""
+
 _KEY_BYTES = 16
 _KEPT_PAYLOAD_BYTES = 1024 * 1024
-_MS_PER_DAY = 86_400_000
 _ROW_OVERHEAD_BYTES = 4096
 _FULL_RETRY_SECONDS = 30
 _FAILED_RETRY_SECONDS = 5
@@ -67,50 +79,55 @@ class StoreInUse(Exception):
 class SqliteStore:
     """The embedded store in ``directory``, made when missing.
 
-    ``remember_days``: for how many days on which something was stored duplicates are recognised, at least.
+    ``remember_days``: for how many days on which something was stored duplicates are recognised, at least, unless there are
+    more than ``remember_messages`` (see ``_seen``); ``window_seconds`` is how long that is as things are.
     ``min_free_bytes``: below this much room on the disk, nothing is taken. ``free_bytes`` and ``monotonic`` are for tests.
     Raises ``StoreInUse``, ``UnusableFile``, ``OSError`` or ``apsw.Error``.
     """
 
     dedupe = Dedupe.MESSAGE
-    window_seconds: float | None = None
 
     def __init__(
         self,
         directory: Path,
         *,
         remember_days: int = 30,
+        remember_messages: int = DEFAULT_REMEMBER_MESSAGES,
         min_free_bytes: int = 0,
         free_bytes: Callable[[Path], int] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if remember_days < 1:
             raise ValueError("remember_days must be 1 or more")
+        if remember_messages < 1:
+            raise ValueError("remember_messages must be 1 or more")
         self._directory = directory
         self._remember_days = remember_days
+        self._remember_messages = remember_messages
+        self.window_seconds: float | None = None
         self._min_free_bytes = min_free_bytes
         self._free_bytes = free_bytes or _free_bytes
         self._monotonic = monotonic
         self._failed_at: float | None = None
         self._failed_logged_at = 0.0
         self._frames = 0
-        self._days: list[int] = []
-        self._probe_for: tuple[int, int] | None = None
-        self._probe_text = ""
         _files.make_directory(directory)
         self._lock_descriptor = _lock(directory / (FILE_NAME + ".lock"))
         self._connection: apsw.Connection | None = None
         try:
             self._open()
+            self._know_window(time.time_ns() // 1_000_000)
             self._archive = SqliteArchive(directory)
         except BaseException:
             self._disconnect()
             os.close(self._lock_descriptor)
             raise
 
-    def commit(self, submissions: Sequence[Submission], now_ms: int) -> list[tuple[Outcome, ...]]:
+    def commit(self, submissions: Sequence[Submission], now_ms: int) -> list[Committed]:
         """Store them in one synced transaction."""
         messages = [message for submission in submissions for message in submission.messages]
+        if not messages:  # of a batch, every record was refused
+            return [()] * len(submissions)
         try:
             self._refuse_lost_file()
             self._refuse_full_disk(sum(len(message.payload) + _ROW_OVERHEAD_BYTES for message in messages))
@@ -125,17 +142,16 @@ class SqliteStore:
         self._failed_at = None
         return [tuple(next(outcomes) for _ in submission.messages) for submission in submissions]
 
-    def maintain(self, now_ms: int) -> None:  # noqa: ARG002 - other stores forget by time
-        """Drop the oldest day tables when there are too many; checkpoint when the WAL has grown."""
+    def maintain(self, now_ms: int) -> None:
+        """Drop the oldest tables of keys when there are too many; checkpoint when the WAL has grown."""
         if self._connection is None:
             return
         try:
-            while len(self._days) > self._remember_days + 1:
-                oldest = self._days[0]
+            while (surplus := self._seen.surplus()) is not None:
                 with _files.transaction(self._connection):
-                    self._connection.execute(f"DROP TABLE seen_{oldest}")
-                    self._connection.execute("DELETE FROM seen_day WHERE day = ?", (oldest,))
-                self._know_days(self._days[1:])
+                    self._seen.drop(surplus)
+                self._seen.dropped(surplus)
+            self._know_window(now_ms)
             if self._frames >= CHECKPOINT_FRAMES:
                 self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
                 self._frames = 0
@@ -182,7 +198,11 @@ class SqliteStore:
             connection.wal_autocheckpoint(0)
             connection.set_wal_hook(self._note_frames)
             self._key, self._last_position = connection.execute("SELECT key, last_position FROM book").get
-            self._know_days([day for (day,) in connection.execute("SELECT day FROM seen_day ORDER BY made")])
+            self._seen = SeenKeys(
+                connection,
+                remember_days=self._remember_days,
+                remember_messages=self._remember_messages,
+            )
         except BaseException:
             connection.close()
             raise
@@ -196,18 +216,13 @@ class SqliteStore:
 
     def _commit(self, messages: list[NewMessage], now_ms: int) -> list[Outcome]:
         connection = self._open()
-        today = now_ms // _MS_PER_DAY
-        days = self._days
         outcomes: list[Outcome] = []
         position, stored_bytes = self._last_position, 0
         with _files.transaction(connection):
-            if today not in days:
-                connection.execute(f"CREATE TABLE seen_{today} (key BLOB PRIMARY KEY) WITHOUT ROWID")
-                connection.execute("INSERT INTO seen_day (day) VALUES (?)", (today,))
-                days = [*days, today]
-            others = [day for day in days if day != today]
+            self._seen.begin(now_ms)
             for message in messages:
-                if not self._is_new(connection, message, today, others):
+                key = blake2b(message.key_text(), digest_size=_KEY_BYTES, key=self._key).digest()
+                if not self._seen.add(key):
                     outcomes.append(Outcome.DUPLICATE)
                     continue
                 position += 1
@@ -216,34 +231,15 @@ class SqliteStore:
                 keep = len(message.payload) <= _KEPT_PAYLOAD_BYTES
                 connection.execute(_INSERT, _row(position, now_ms, message), can_cache=keep)
                 outcomes.append(Outcome.STORED)
+            self._seen.finish()
             stored = position - self._last_position
             connection.execute(_ENTER, (position, stored, stored_bytes, len(messages) - stored))
+        self._seen.committed()
         self._last_position = position
-        if days is not self._days:
-            self._know_days(days)
         return outcomes
 
-    def _is_new(
-        self, connection: apsw.Connection, message: NewMessage, today: int, others: list[int]
-    ) -> bool:
-        key = blake2b(message.key_text(), digest_size=_KEY_BYTES, key=self._key).digest()
-        if others and connection.execute(self._probe(today, others), (key,)).get:
-            return False
-        connection.execute(f"INSERT OR IGNORE INTO seen_{today} (key) VALUES (?)", (key,))  # noqa: S608 - a number
-        return connection.changes() == 1
-
-    def _probe(self, today: int, others: list[int]) -> str:
-        """The statement that looks into every table but today's; kept, so that SQLite's statement cache finds it."""
-        if self._probe_for != (today, len(others)):
-            # The newest first: that is where what is sent again most likely is.
-            parts = (f"EXISTS (SELECT 1 FROM seen_{day} WHERE key = ?1)" for day in reversed(others))  # noqa: S608
-            self._probe_text = "SELECT " + " OR ".join(parts)
-            self._probe_for = (today, len(others))
-        return self._probe_text
-
-    def _know_days(self, days: list[int]) -> None:
-        self._days = days
-        self._probe_for = None
+    def _know_window(self, now_ms: int) -> None:
+        self.window_seconds = self._seen.window_seconds(now_ms)
 
     def _refuse_lost_file(self) -> None:
         """Refuse to write into a file that nobody will find again: it was removed or replaced under us."""
