@@ -254,7 +254,7 @@ class TestProtocol:
     def test_an_unknown_coding_is_answered_with_those_that_are_known(self, server):
         answer = post(server, headers={"Content-Encoding": "br"})
         assert (answer.status, answer.json()["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
-        assert answer.headers["accept-encoding"] == "gzip, deflate"
+        assert answer.headers["accept-encoding"] == "zstd, gzip, deflate"
 
     def test_a_bomb_is_refused_before_it_explodes(self, server):
         piece = zlib.compressobj(9)

@@ -13,8 +13,11 @@ It answers as the protocol says and, on request, as nobody should: see ``replies
 protocol; nothing in it is meant to face a network.
 """
 
+from infi.ramen_client.testing._reading import MAX_MESSAGE_BYTES
+from infi.ramen_client.testing._received import Received, ReceivedBatch, Refused
 from infi.ramen_client.testing.replies import (
     Accept,
+    BatchReply,
     Drop,
     Endless,
     Hang,
@@ -23,38 +26,37 @@ from infi.ramen_client.testing.replies import (
     Refuse,
     Reply,
     Reset,
+    Results,
     SlowDrip,
     Status,
+    StoreThen,
     StoreThenReset,
     Truncated,
 )
-from infi.ramen_client.testing.server import (
-    DEFAULT_TOKEN,
-    MAX_MESSAGE_BYTES,
-    RamenServer,
-    Received,
-    Refused,
-    ReplyFunction,
-)
+from infi.ramen_client.testing.server import DEFAULT_TOKEN, RamenServer, ReplyFunction
 
 __all__ = [
     "DEFAULT_TOKEN",
     "MAX_MESSAGE_BYTES",
     "Accept",
+    "BatchReply",
     "Drop",
     "Endless",
     "Hang",
     "RamenServer",
     "Raw",
     "Received",
+    "ReceivedBatch",
     "Redirect",
     "Refuse",
     "Refused",
     "Reply",
     "ReplyFunction",
     "Reset",
+    "Results",
     "SlowDrip",
     "Status",
+    "StoreThen",
     "StoreThenReset",
     "Truncated",
 ]

@@ -1,4 +1,7 @@
-"""The test server as a process of its own: ``python -m infi.ramen_client.testing --record FILE [--port N] [--token T]``.
+"""The test server as a process of its own: ``python -m infi.ramen_client.testing --record FILE`` and more options.
+
+``--port N`` and ``--token T`` are what they are called; ``--batches message`` or ``--batches batch`` offers batches (version 2)
+with that dedupe. Lanes are not in the record file: after a restart each is in conflict.
 
 When it listens, it says so in one line of JSON on stdout: ``{"hostname": "127.0.0.1:40123", "port": 40123}``.
 
@@ -11,7 +14,7 @@ is a duplicate after it. It is flushed, not synced: what was answered survives a
 not a power cut. The beginning of a line that a killed process left at the end was never answered, and is cut off; any
 other line that cannot be read ends the program (exit 1). One process at a time may use a file.
 
-SIGTERM and SIGINT end it (exit 0). SIGUSR1 begins an outage in which every message is answered with 503, or ends it.
+SIGTERM and SIGINT end it (exit 0). SIGUSR1 begins an outage in which every request is answered with 503, or ends it.
 When a line cannot be written (a full disk), nothing of it stays in the file, the reason goes to stderr and the message
 is answered with 500, so that the client sends it again.
 """
@@ -26,8 +29,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from infi.ramen_client.testing._received import Received, key_of
 from infi.ramen_client.testing.replies import Accept, Refuse, Reply
-from infi.ramen_client.testing.server import DEFAULT_TOKEN, RamenServer, Received, key_of
+from infi.ramen_client.testing.server import DEFAULT_TOKEN, RamenServer
+from infi.ramen_protocol import BatchOffer, Dedupe
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -106,36 +111,35 @@ def main(arguments: list[str] | None = None) -> int:
         "--port", type=int, default=0, metavar="N", help="port on 127.0.0.1; 0 (default): a free one"
     )
     parser.add_argument("--token", default=DEFAULT_TOKEN, metavar="T", help="what X-API-Token must hold")
+    parser.add_argument(
+        "--batches", type=Dedupe, metavar="message|batch", help="offer batches (version 2) with this dedupe"
+    )
     options = parser.parse_args(arguments)
+    offer = None if options.batches is None else BatchOffer("/ramen/v2/batch", 1000, 8 << 20, options.batches)
     # Blocked before the first thread is made, which inherits it: signals then wait for sigwait, in this thread.
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDING, _TOGGLE})
     try:
         with Record(options.record) as record:
-            _run(record, options.port, options.token)
+            _run(record, options.port, options.token, offer)
     except (OSError, OverflowError, ValueError) as error:
         print(f"ramen test server: {error}", file=sys.stderr)  # noqa: T201 - a program's way to speak
         return 1
     return 0
 
 
-def _run(record: Record, port: int, token: str) -> None:
-    outage = threading.Event()
-
+def _run(record: Record, port: int, token: str, offer: BatchOffer | None) -> None:
     def reply(message: Received) -> Reply:
-        if outage.is_set():
-            return _UNAVAILABLE
         return Accept("a duplicate" if record.note(message) else None)
 
-    server = RamenServer(token=token, port=port, keep=0)
+    server = RamenServer(token=token, port=port, keep=0, offer=offer)
     server.default = reply
+    outage = False
     server.start()
     try:
         print(json.dumps({"hostname": server.hostname, "port": server.port}), flush=True)  # noqa: T201
         while signal.sigwait({*_ENDING, _TOGGLE}) == _TOGGLE:
-            if outage.is_set():
-                outage.clear()
-            else:
-                outage.set()
+            outage = not outage
+            server.default = _UNAVAILABLE if outage else reply
     finally:
         server.close()
 

@@ -4,11 +4,14 @@ Three groups:
 
     an answer of the protocol     Accept, Drop, Refuse
     an answer of somebody else    Status, Redirect, Raw         (a proxy, a captive portal, a broken server)
-    a fault of the way            Hang, Reset, StoreThenReset, Truncated, SlowDrip, Endless
+    a fault of the way            Hang, Reset, StoreThen, StoreThenReset, Truncated, SlowDrip, Endless
+
+and, for batches only, ``Results``: an answer of the protocol, or one that is almost one.
 
 Each says whether the message counts as *stored*. The server stores before the first byte of its answer, as a
 real one must: a stored message is in ``server.accepted`` (or in ``server.duplicates``), whether or not the client
-ever hears of it. Only Accept, StoreThenReset and SlowDrip store.
+ever hears of it. Only Accept, StoreThen, StoreThenReset and SlowDrip store. For a batch, "the acceptance" below is its
+200 with results, and what is stored are the records whose own reply is Accept.
 
 Values that could not be sent (a header with a line break, a status of two digits) are a ``ValueError`` where the
 reply is written, not later in a thread of the server.
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from infi.ramen_protocol import Code, Rule
@@ -151,6 +154,13 @@ class StoreThenReset:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreThen:
+    """The message is stored, and ``reply`` is what the client gets: a proxy's 504, a cut, nothing at all."""
+
+    reply: Refuse | Status | Redirect | Raw | Hang | Reset | Truncated | Endless
+
+
+@dataclass(frozen=True, slots=True)
 class Truncated:
     """The first half of an acceptance: ``Content-Length`` announces the whole, then an orderly close.
 
@@ -180,6 +190,20 @@ class Endless:
     """
 
 
+@dataclass(frozen=True, slots=True)
+class Results:
+    """For a batch: 200 with a result for each record, and what each says is done.
+
+    ``replies``: by place in the batch, from 0; each other record gets the reply that ``server.default`` has for it.
+    Two ways to be void (what the results said is stored all the same, which the client cannot know): ``surplus`` sends so
+    many results too many, or too few where it is below 0; ``last_code`` stands in the last result instead of its code.
+    """
+
+    replies: Mapping[int, Accept | Drop | Refuse] = field(default_factory=dict)
+    surplus: int = 0
+    last_code: str | None = None
+
+
 Reply = (
     Accept
     | Drop
@@ -189,6 +213,7 @@ Reply = (
     | Raw
     | Hang
     | Reset
+    | StoreThen
     | StoreThenReset
     | Truncated
     | SlowDrip
@@ -196,10 +221,16 @@ Reply = (
 )
 """What a script is made of."""
 
+BatchReply = Reply | Results
+"""What a script for batches is made of."""
 
-def stores(reply: Reply) -> bool:
-    """Tell whether the message counts as stored when it gets this reply."""
-    return isinstance(reply, Accept | StoreThenReset | SlowDrip)
+RecordReply = Accept | Drop | Refuse
+"""What one record of a batch can get."""
+
+
+def stores(reply: BatchReply) -> bool:
+    """Tell whether the message, or what a batch's records get, counts as stored when this is the reply."""
+    return isinstance(reply, Accept | StoreThen | StoreThenReset | SlowDrip | Results)
 
 
 def _check_headers(headers: Headers) -> None:
