@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
@@ -35,8 +35,8 @@ def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
 def open_transport() -> Iterator[Callable[..., Transport]]:
     opened: list[Transport] = []
 
-    def build(proxy: str | None = None, ca_file: object = None) -> Transport:
-        transport = Transport(Route(proxy=proxy, ca_file=None if ca_file is None else str(ca_file)))
+    def build(proxy: str | None = None, ca_file: object = None, **fields: Any) -> Transport:
+        transport = Transport(Route(proxy=proxy, ca_file=None if ca_file is None else str(ca_file), **fields))
         opened.append(transport)
         return transport
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
+from time import monotonic
 from typing import TYPE_CHECKING
 
+import pycurl
 import pytest
 from wire import (
     ACCEPTED,
@@ -19,6 +22,7 @@ from wire import (
     unanswering_port,
 )
 
+from infi.ramen_client.delivery import _curl
 from infi.ramen_client.delivery.transport import Answer, FailureKind, Transport
 
 if TYPE_CHECKING:
@@ -198,7 +202,36 @@ def test_a_new_transport_shares_no_connection_with_another(open_transport: Calla
         assert server.connections == 2
 
 
-def test_the_server_may_speak_ipv6(transport: Transport) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_name_with_addresses_of_both_kinds_is_reached_at_either(transport: Transport, address: str) -> None:
+    with WireServer(accept_all, address=address) as server:
+        assert answer_of(transport, post(server.url(host="localhost"))).status == 202
+
+
+def test_an_address_of_ipv6_is_one(transport: Transport) -> None:
+    with WireServer(accept_all, address="::1") as server:
+        assert answer_of(transport, post(server.url(host="[::1]"))).status == 202
+        assert server.received[0].headers["host"] == f"[::1]:{server.port}"
     failure = failure_of(transport, post(f"http://[::1]:{closed_port()}/"))
     assert failure.kind is FailureKind.CONNECT
     assert "[::1]:" in failure.text
+
+
+def test_a_connection_that_has_lived_long_takes_no_new_request(
+    open_transport: Callable[[], Transport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a server that has moved is found, though its old address goes on answering."""
+    shortened = tuple(
+        (option, 1 if option == pycurl.MAXLIFETIME_CONN else value)
+        for option, value in _curl._CONSTANT_OPTIONS
+    )
+    assert shortened != _curl._CONSTANT_OPTIONS
+    monkeypatch.setattr(_curl, "_CONSTANT_OPTIONS", shortened)
+    transport = open_transport()
+    with WireServer(accept_all) as server:
+        latest = monotonic() + 20
+        while server.connections < 2:
+            assert monotonic() < latest
+            assert answer_of(transport, post(server.url())).status == 202
+            time.sleep(0.05)
+        assert len(server.received) > 2

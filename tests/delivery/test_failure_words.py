@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infi.ramen_client.delivery.exchange import Request, read_head
-from infi.ramen_client.delivery.failures import Facts, FailureKind, describe
+from infi.ramen_client.delivery.failures import Facts, FailureKind
 from infi.ramen_client.delivery.route import Route
+from infi.ramen_client.delivery.sayings import describe
 
 REQUEST = Request("https://server.example:8443/ramen/", (("X-API-Token", "tell-nobody"),), b"body", 20)
 ROUTE = Route("http://user:hunter2@proxy.example:3128", "/etc/ca.pem")

@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
-from wire import Connection, WireServer, accept_all, answer, answer_of, closed_port, failure_of, post
+from wire import (
+    Connection,
+    WireServer,
+    accept_all,
+    answer,
+    answer_of,
+    closed_port,
+    failure_of,
+    outcome_of,
+    post,
+)
 
-from infi.ramen_client.delivery.transport import FailureKind, Transport
+from infi.ramen_client.delivery.transport import Answer, FailureKind, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +54,7 @@ def test_a_directory_of_hashed_certificates_serves_as_well(
         failure = failure_of(open_transport(ca_file=tmp_path), post(server.url("https", "localhost")))
         assert failure.kind is FailureKind.TLS
         assert f"was not issued by an authority in {tmp_path}" in failure.text
+        assert f"openssl rehash {tmp_path}" in failure.text
         command = ["openssl", "x509", "-noout", "-subject_hash", "-in", str(ca_file)]
         name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
         authority.cert_pem.write_to_path(tmp_path / f"{name}.0")
@@ -91,6 +102,33 @@ def test_a_certificate_out_of_its_time_is_refused(
         assert (failure.kind, failure.connected) == (FailureKind.TLS, False)
         assert words in failure.text
         assert server.received == []
+
+
+def test_a_server_of_tls_1_2_is_refused_where_1_3_is_asked_for(
+    open_transport: Build, authority: trustme.CA, ca_file: Path
+) -> None:
+    context = server_context(authority.issue_cert("localhost"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with WireServer(accept_all, tls=context) as server:
+        request = post(server.url("https", "localhost"))
+        assert answer_of(open_transport(ca_file=ca_file), request).status == 202
+        failure = failure_of(open_transport(ca_file=ca_file, min_tls_version="1.3"), request)
+        assert len(server.received) == 1
+    assert (failure.kind, failure.connected) == (FailureKind.TLS, False)
+    assert "speaks no TLS version from 1.3 on" in failure.text
+    assert "min_tls_version" in failure.text
+
+
+def test_an_address_of_ipv6_is_checked_against_the_certificate_like_a_name(
+    open_transport: Build, authority: trustme.CA, ca_file: Path
+) -> None:
+    for name, taken in (("::1", True), ("::2", False)):
+        context = server_context(authority.issue_cert(name))
+        with WireServer(accept_all, tls=context, address="::1") as server:
+            outcome = outcome_of(open_transport(ca_file=ca_file), post(server.url("https", "[::1]")))
+            assert isinstance(outcome, Answer) is taken, outcome
+            if not taken:
+                assert f"the certificate of [::1]:{server.port} is for another host name" in outcome.text
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
@@ -145,18 +183,6 @@ def test_a_handshake_that_hangs_ends_with_the_time_out(open_transport: Build, ca
         failure = failure_of(open_transport(ca_file=ca_file), post(server.url("https"), timeout_seconds=0.3))
     assert (failure.kind, failure.connected) == (FailureKind.TIMEOUT, False)
     assert f"no TLS session with 127.0.0.1:{server.port}" in failure.text
-
-
-def test_a_server_that_wants_a_client_certificate_says_so(
-    open_transport: Build, authority: trustme.CA, ca_file: Path
-) -> None:
-    context = server_context(authority.issue_cert("localhost"))
-    context.verify_mode = ssl.CERT_REQUIRED
-    authority.configure_trust(context)
-    with WireServer(accept_all, tls=context) as server:
-        failure = failure_of(open_transport(ca_file=ca_file), post(server.url("https", "localhost")))
-    assert failure.kind is FailureKind.TLS
-    assert "certificate required" in failure.text
 
 
 def test_an_answer_cut_off_under_tls_is_a_failure(

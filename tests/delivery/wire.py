@@ -74,10 +74,18 @@ class Connection:
 class WireServer:
     """Listens on 127.0.0.1 and plays ``script(connection)`` on a thread for each connection, then closes it."""
 
-    def __init__(self, script: Callable[[Connection], None], *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        script: Callable[[Connection], None],
+        *,
+        tls: ssl.SSLContext | None = None,
+        address: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self._script = script
         self._tls = tls
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._listener = socket.create_server((address, port), family=family, backlog=64)
         self.port: int = self._listener.getsockname()[1]
         self.received: list[Received] = []
         self.connections = 0

@@ -1,4 +1,4 @@
-"""What a configuration is read from: a TOML file, environment variables, a file with the token.
+"""What a configuration is read from: a TOML file, environment variables, files with secrets.
 
 Nothing here knows what a value means; ``config`` checks them. Files must be regular ones (a pipe would hang or
 come out empty) and are read up to a bound. Errors name the file, never what is in it.
@@ -32,7 +32,7 @@ MAX_TOKEN_FILE_BYTES = 2 * MAX_TOKEN_CHARS + 1024
 _ANYBODY = stat.S_IROTH | stat.S_IWOTH
 
 _warned_of: set[str] = set()
-"""Token files that were warned of: the token is read again and again, one warning for each file is enough."""
+"""Files that were warned of: they are read again and again, one warning for each is enough."""
 
 
 def read_toml(path: str, known: Mapping[str, ConfigField]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def read_toml(path: str, known: Mapping[str, ConfigField]) -> dict[str, Any]:
     and for names that are not ``known``.
     """
     what = f"the configuration file {shown(path)}"
-    content, _ = _read(what, path, MAX_FILE_BYTES)
+    content, _ = read_regular_file(what, path, MAX_FILE_BYTES)
     try:
         document = tomllib.loads(content.decode())
         reason = ""
@@ -103,7 +103,7 @@ def read_token_file(path: str) -> str:
     unreadable, empty, larger than ``MAX_TOKEN_FILE_BYTES`` or not UTF-8.
     """
     what = f"auth_token_file {shown(path)}"
-    content, mode = _read(what, path, MAX_TOKEN_FILE_BYTES)
+    content, mode = read_regular_file(what, path, MAX_TOKEN_FILE_BYTES)
     try:
         token = content.decode().rstrip()
     except UnicodeDecodeError:
@@ -113,18 +113,23 @@ def read_token_file(path: str) -> str:
         raise ValidationError(f"{what} is not UTF-8 text; it must hold the token and nothing else")
     if not token:
         raise ValidationError(f"{what} is empty; it must hold the token")
-    if mode & _ANYBODY and path not in _warned_of:
-        _warned_of.add(path)
+    warn_if_open_to_anybody(what, mode)
+    return token
+
+
+def warn_if_open_to_anybody(what: str, mode: int) -> None:
+    """Warn, once in a process, of a file with a secret that every user may read or write: ``what`` it is, and its mode."""
+    if mode & _ANYBODY and what not in _warned_of:
+        _warned_of.add(what)
         logger.warning(
             "%s can be read or written by every user (mode %04o); chmod 600 it, so that only its owner can",
             what,
             stat.S_IMODE(mode),
         )
-    return token
 
 
-def _read(what: str, path: str, max_bytes: int) -> tuple[bytes, int]:
-    """A file's content and mode."""
+def read_regular_file(what: str, path: str, max_bytes: int) -> tuple[bytes, int]:
+    """The content and the mode of a regular file of at most ``max_bytes``. Raises ``ValidationError``, which begins with ``what``."""
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -10,7 +10,7 @@ message needs no queue, and none is touched.
 
 The steps, in the order of the way; at most one of them failed, and what lies behind it is unknown:
 
-    configuration   the token and its file, the certificate authorities, the proxy's URL
+    configuration   the token and its file, the certificate authorities, the client's certificate, the proxy's URL
     name            the server's name has an address; not needed through a proxy, which resolves it (a ``socks5`` one leaves that to us)
     proxy           it can be reached and lets us through
     connection      TCP to the server; not needed through a proxy, which makes it
@@ -34,7 +34,7 @@ from infi.ramen_protocol import Envelope, Verdict, compress, message_target, ori
 from .delivery.failures import FailureKind
 from .delivery.judging import judge, request_headers, say_unwelcome
 from .delivery.route import proxy_place
-from .delivery.transport import Answer, Failure, Request, Transport, route_from
+from .delivery.transport import Answer, Failure, Request, Transport, route_of
 from .errors import ValidationError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def diagnose(config: QueueReaderConfig) -> Diagnosis:
     """
     config.validate()
     server = origin(config.hostname, ssl=config.ssl)
-    route = route_from(proxy=config.proxy, ca_file=config.ca_file)
+    route = route_of(config)
     try:
         headers = request_headers(config)
     except ValidationError as error:  # the token's file
@@ -226,7 +226,10 @@ def _unknown(name: str) -> DiagnosisStep:
 
 def _say_configuration(config: QueueReaderConfig, route: Route) -> str:
     token = "the token was read from its file" if config.auth_token_file else "there is a token"
-    return f"{token}; authorities: {route.ca_file}" if config.ssl else token
+    if not config.ssl:
+        return token
+    identity = f"; client certificate: {route.client_certificate}" if route.client_certificate else ""
+    return f"{token}; authorities: {route.ca_file}{identity}"
 
 
 def _say_certificate(certificate: Certificate | None, route: Route) -> str:

@@ -23,7 +23,6 @@ import pycurl
 
 from infi.ramen_client.__version__ import __version__
 from infi.ramen_protocol._text import clean_text
-from infi.ramen_protocol.verdict import MAX_ANSWER_BYTES
 
 from .exchange import Answer, Certificate, Request, Trace, head_is_oversized, read_head
 from .failures import OVERSIZED_HEAD, Facts
@@ -31,6 +30,7 @@ from .failures import OVERSIZED_HEAD, Facts
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .identity import Identity
     from .route import Route
 
 LEAST_LIBCURL = 0x080700
@@ -56,6 +56,14 @@ _MAX_CONNECTIONS = 64
 _MAX_IDLE_SECONDS = 30
 """An idle connection is not used again after this long: many servers and middleboxes close it after a minute or
 less, and a request that meets the closing is one that has to be sent twice."""
+
+_MAX_LIFE_SECONDS = 300
+"""No connection is used for a new request after this long: a server that has moved to another address, or another one
+behind its balancer, is found by then although the old one goes on answering."""
+
+_NAME_CACHE_SECONDS = 5
+"""The addresses of a name serve the connections of one burst; each later one asks again, so that a name that was
+pointed elsewhere during an outage is heeded by the next attempt."""
 
 _KEEPALIVE_SECONDS = 30
 
@@ -114,6 +122,7 @@ class Transfer:
         "_known_lines",
         "_known_status",
         "_lines",
+        "_max_answer_bytes",
         "_timeout_milliseconds",
         "_traced",
         "easy",
@@ -121,7 +130,7 @@ class Transfer:
         "tag",
     )
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, identity: Identity | None) -> None:
         self.tag = 0
         self.request: Request | None = None
         self._lines: list[bytes] = []
@@ -131,6 +140,7 @@ class Transfer:
         self._known_status = 0
         self._known_headers: dict[str, str] = {}
         self._timeout_milliseconds = 0
+        self._max_answer_bytes = 0
         self._traced = False
         self.easy: Easy = pycurl.Curl()
         pythonapi.Py_IncRef(py_object(self.easy))
@@ -144,6 +154,11 @@ class Transfer:
             is_directory = Path(route.ca_file).is_dir()
             set_option(pycurl.CAPATH if is_directory else pycurl.CAINFO, route.ca_file)
             set_option(pycurl.PROXY_CAPATH if is_directory else pycurl.PROXY_CAINFO, route.ca_file)
+        set_option(pycurl.SSLVERSION, _TLS_VERSIONS[route.min_tls_version])
+        set_option(pycurl.PROXY_SSLVERSION, _TLS_VERSIONS[route.min_tls_version])
+        if identity is not None:
+            set_option(pycurl.SSLCERT_BLOB, identity.certificate)
+            set_option(pycurl.SSLKEY_BLOB, identity.key)
         if route.proxy is not None:
             set_option(pycurl.PROXY, route.proxy)
             set_option(pycurl.NOPROXY, "")
@@ -162,6 +177,9 @@ class Transfer:
         if milliseconds != self._timeout_milliseconds:
             set_option(pycurl.TIMEOUT_MS, milliseconds)
             self._timeout_milliseconds = milliseconds
+        if request.max_answer_bytes != self._max_answer_bytes:
+            set_option(pycurl.MAXFILESIZE_LARGE, request.max_answer_bytes)
+            self._max_answer_bytes = request.max_answer_bytes
         if request.traced != self._traced:
             set_option(pycurl.OPT_CERTINFO, request.traced)
             self._traced = request.traced
@@ -234,6 +252,9 @@ class Transfer:
 
 _PROXY_AUTHENTICATION_REQUIRED = 407
 
+_TLS_VERSIONS = {"1.2": pycurl.SSLVERSION_TLSv1_2, "1.3": pycurl.SSLVERSION_TLSv1_3}
+"""The oldest version, in libcurl's number; it is no bound upwards."""
+
 
 def _seconds(microseconds: int) -> float | None:
     return microseconds / 1_000_000 if microseconds > 0 else None
@@ -278,17 +299,16 @@ _CONSTANT_OPTIONS: tuple[tuple[int, object], ...] = (
     (pycurl.PATH_AS_IS, 1),
     (pycurl.FOLLOWLOCATION, 0),
     (pycurl.NETRC, pycurl.NETRC_IGNORED),
-    (pycurl.MAXFILESIZE_LARGE, MAX_ANSWER_BYTES),
     (pycurl.NOSIGNAL, 1),
     (pycurl.TCP_NODELAY, 1),
     (pycurl.TCP_KEEPALIVE, 1),
     (pycurl.TCP_KEEPIDLE, _KEEPALIVE_SECONDS),
     (pycurl.TCP_KEEPINTVL, _KEEPALIVE_SECONDS),
     (pycurl.MAXAGE_CONN, _MAX_IDLE_SECONDS),
-    (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
+    (pycurl.MAXLIFETIME_CONN, _MAX_LIFE_SECONDS),
+    (pycurl.DNS_CACHE_TIMEOUT, _NAME_CACHE_SECONDS),
     (pycurl.SSL_VERIFYPEER, 1),
     (pycurl.SSL_VERIFYHOST, 2),
-    (pycurl.PROXY_SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
     (pycurl.PROXY_SSL_VERIFYPEER, 1),
     (pycurl.PROXY_SSL_VERIFYHOST, 2),
     (pycurl.HTTPPROXYTUNNEL, 0),

@@ -20,6 +20,7 @@ import selectors
 import threading
 from collections import deque
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +30,20 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from .exchange import Request
+    from .identity import Identity
     from .route import Route
+
+
+_ANOTHER = object()
+"""Marks the selector of another loop among what is waited for."""
 
 
 class Loop:
     """One multi handle, the transfers under way in it and the idle ones, ready to be used again."""
 
-    def __init__(self, route: Route, wake_descriptor: int) -> None:
+    def __init__(self, route: Route, identity: Identity | None, wake_descriptor: int) -> None:
         self._route = route
+        self._identity = identity
         self._owner = os.getpid()
         self._wake_descriptor = wake_descriptor
         self._selector = selectors.DefaultSelector()
@@ -54,10 +61,32 @@ class Loop:
         next(collector)
         self._multi = new_multi(partial(max, key=collector.send), self._timer_calls.append)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no transfer is under way."""
+        return not self._active
+
+    @property
+    def due(self) -> float:
+        """When libcurl wants to be called, events or not (monotonic)."""
+        return inf if self._timer is None else self._timer
+
+    def owns(self, transfer: Transfer) -> bool:
+        """Whether the transfer was made here."""
+        return transfer in self._all
+
+    def attend(self, other: Loop) -> None:
+        """End a ``turn`` when there is something to do in another loop."""
+        self._selector.register(other._selector, selectors.EVENT_READ, _ANOTHER)
+
+    def disregard(self, other: Loop) -> None:
+        """No longer; to be called before that one retires."""
+        self._selector.unregister(other._selector)
+
     def start(self, tag: int, request: Request) -> Transfer:
         """Begin a transfer; its first byte leaves in a later ``turn``. ValueError as ``Transfer.load``."""
         if not self._idle:
-            transfer = Transfer(self._route)
+            transfer = Transfer(self._route, self._identity)
             self._all.append(transfer)
             self._idle.append(transfer)
         transfer = self._idle[-1]
@@ -95,7 +124,9 @@ class Loop:
         for key, events in self._selector.select(max(0.0, until - now)):
             if key.fd == self._wake_descriptor:
                 woken = True
-            else:  # an earlier event of this turn may have closed it: libcurl ignores such a one
+            elif (
+                key.data is not _ANOTHER
+            ):  # an earlier event of this turn may have closed it: libcurl ignores such a one
                 self._multi.socket_action(key.fd, events)
                 self._heed_calls()
         return woken

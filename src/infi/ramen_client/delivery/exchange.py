@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from infi.ramen_protocol.verdict import MAX_ANSWER_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -36,6 +38,7 @@ class Request:
     ``url`` is ASCII, ``http`` or ``https``, without credentials. ``headers`` are sent as given, after
     libcurl's own ``Host``, ``User-Agent``, ``Accept: */*`` and ``Content-Length``; values are latin-1 without control
     characters. ``timeout_seconds`` bounds the whole exchange, from ``start`` to the answer's last byte.
+    ``max_answer_bytes``: a longer body is not read, and the outcome a ``Failure``.
     ``traced``: the outcome carries a ``Trace``, for people (it costs more than the rest of the bookkeeping together).
     """
 
@@ -43,6 +46,7 @@ class Request:
     headers: tuple[tuple[str, str], ...]
     body: bytes
     timeout_seconds: float
+    max_answer_bytes: int = MAX_ANSWER_BYTES
     traced: bool = False
 
     def __repr__(self) -> str:
@@ -90,7 +94,7 @@ class Answer:
     """A complete, well-formed HTTP answer, whatever its status.
 
     ``headers`` has lower-case names; lines of one name are joined by ``", "`` (RFC 9110 section 5.3). ``body`` is
-    at most ``MAX_ANSWER_BYTES`` long. ``trace``: with a traced request alone.
+    at most as long as the request allows. ``trace``: with a traced request alone.
     """
 
     status: int

@@ -33,8 +33,12 @@ stays usable: what was in flight is reported as failed by the next ``wait``, ove
 nothing that happens there, the end of the interpreter included, touches the parent's connections: see ``_curl``. (The
 child does hold copies of their descriptors: after the parent's ``close`` the server sees them end when the child ends too.)
 
-**Trust.** libcurl keeps a CA bundle in memory for a day. After a failed TLS handshake the transport drops what it holds as
-soon as nothing is in flight, so that a mended bundle is read at the next attempt.
+**Trust.** libcurl keeps a CA bundle in memory for a day, and connections and TLS sessions under the names of files. So after
+one of the route's files has changed (looked at once a second, see ``_files``), and after every failure of TLS or of our
+own set-up, the next request begins in a loop of its own, with files that are read anew; what is under way ends in the old one.
+
+**A server that moves** is found: no connection takes a new request when it is older than five minutes or was idle for 30
+seconds, and a name's addresses are looked up again for each connection that is made more than five seconds later.
 """
 
 from __future__ import annotations
@@ -46,15 +50,19 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from ._curl import CurlError
+from ._files import FileWatch
 from ._loop import Loop
+from ._loops import Loops
 from .exchange import Answer, Request
-from .failures import Failure, FailureKind, describe, setup_failure
-from .route import Route, route_from
+from .failures import Failure, FailureKind, setup_failure
+from .identity import read_identity
+from .route import Route, route_from, route_of
+from .sayings import describe
 
 if TYPE_CHECKING:
     from ._curl import Transfer
 
-__all__ = ["Answer", "Failure", "FailureKind", "Request", "Route", "Transport", "route_from"]
+__all__ = ["Answer", "Failure", "FailureKind", "Request", "Route", "Transport", "route_from", "route_of"]
 
 _MAX_WAIT_SECONDS = 3600.0
 
@@ -74,7 +82,7 @@ class Transport:
         self._distrusted = False
         self._closed = False
         self._torn = False
-        self._open_loop()
+        self._open_loops()
 
     @property
     def in_flight(self) -> int:
@@ -89,17 +97,17 @@ class Transport:
         self._make_ready()
         if tag in self._in_flight or tag in self._outcomes:
             raise ValueError(f"tag {tag} is in flight")
-        if self._distrusted and not self._in_flight:
-            self._renew_loop()
-        if self._route.ca_file is None and request.url.startswith("https:"):
-            self._outcomes[tag] = setup_failure(
-                "this machine has no bundle of certificate authorities",
-                "install one, or name a file as `ca_file`",
-            )
+        if self._distrusted or self._files.changed():
+            self._torn = True
+            self._loops.renew(self._new_loop())
+            self._torn = False
+        if self._unusable is not None and request.url.startswith("https:"):
+            self._outcomes[tag] = self._unusable
+            self._distrusted = True
             return
         self._torn = True
         try:
-            self._in_flight[tag] = self._loop.start(tag, request)
+            self._in_flight[tag] = self._loops.start(tag, request)
         except ValueError as error:
             self._outcomes[tag] = setup_failure(str(error))
         self._torn = False
@@ -131,7 +139,7 @@ class Transport:
         self._outcomes.pop(tag, None)
         if (transfer := self._in_flight.pop(tag, None)) is not None:
             self._torn = True
-            self._loop.stop(transfer)
+            self._loops.stop(transfer)
             self._torn = False
 
     def wake(self) -> None:
@@ -144,7 +152,7 @@ class Transport:
         self._closed = True
         self._in_flight.clear()
         self._outcomes.clear()
-        self._retire_loop()
+        self._retire_loops()
 
     def _make_ready(self) -> None:
         if self._closed:
@@ -158,18 +166,18 @@ class Transport:
 
     def _turn(self, latest: float) -> bool:
         try:
-            woken = self._loop.turn(latest)
+            woken, ended = self._loops.turn(latest)
         except CurlError as error:
             self._give_up(f"libcurl gave up: {error}")
             return False
         if woken:
             self._bell.silence()
-        for transfer, code, text in self._loop.ended():
+        for transfer, code, text in ended:
             request = transfer.request
             if request is not None:
                 self._outcomes[transfer.tag] = self._outcome(transfer, code, text, request)
                 del self._in_flight[transfer.tag]
-            self._loop.give_back(transfer)
+            self._loops.give_back(transfer)
         return woken
 
     def _outcome(self, transfer: Transfer, code: int, text: str, request: Request) -> Answer | Failure:
@@ -177,24 +185,35 @@ class Transport:
         if isinstance(ended, Answer):
             return ended
         failure = describe(ended, request, self._route)
-        if failure.kind is FailureKind.TLS:
+        if failure.kind in {FailureKind.TLS, FailureKind.SETUP}:
             self._distrusted = True
         return failure
 
-    def _open_loop(self) -> None:
-        self._loop = Loop(self._route, self._bell.descriptor)
+    def _open_loops(self) -> None:
+        self._loops = Loops(self._new_loop())
         # Not at exit: what the interpreter's end finds open is left to the operating system.
-        self._retire_loop = weakref.finalize(self, self._loop.retire)
-        self._retire_loop.atexit = False
+        self._retire_loops = weakref.finalize(self, self._loops.retire)
+        self._retire_loops.atexit = False
 
-    def _renew_loop(self) -> None:
-        self._retire_loop()
-        self._open_loop()
+    def _new_loop(self) -> Loop:
+        """A loop that knows the route's files as they are now."""
         self._distrusted = False
+        self._files = FileWatch(self._route.files)  # before they are read
+        identity = read_identity(self._route)
+        self._unusable: Failure | None = None
+        if isinstance(identity, Failure):
+            self._unusable, identity = identity, None
+        elif self._route.ca_file is None:
+            self._unusable = setup_failure(
+                "this machine has no bundle of certificate authorities",
+                "install one, or name a file as `ca_file`",
+            )
+        return Loop(self._route, identity, self._bell.descriptor)
 
     def _give_up(self, why: str) -> None:
         """Start afresh: what was in flight is reported as failed, its fate unknown."""
-        self._renew_loop()
+        self._retire_loops()
+        self._open_loops()
         for tag in self._in_flight:
             self._outcomes.setdefault(
                 tag, Failure(FailureKind.BROKEN, f"the exchange was broken off: {why}", connected=True)
