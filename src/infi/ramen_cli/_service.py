@@ -3,6 +3,9 @@
 ``notify`` speaks the sd_notify protocol: one datagram to the socket that ``$NOTIFY_SOCKET`` names. Nobody waits for an answer,
 and a service never fails because its manager cannot be told.
 
+``watchdog_seconds`` is how often at least it wants to hear ``WATCHDOG=1`` (``WatchdogSec=`` of the unit): a service that has nothing good to
+say stays silent, and is killed and started again.
+
 ``configure_logging`` writes one line a record to stderr: time, level, logger, message. Where stderr is a stream to the journal
 (which has its own times) a line is ``<priority>logger: message`` instead. Each line of a record with several, a traceback's too,
 carries the priority, so that nothing inside a message can pass for a record of another priority.
@@ -39,6 +42,15 @@ def notify(state: str) -> None:
             sender.sendto(state.encode(), address)
         except OSError as error:
             _logger.warning("The service manager could not be told %s: %s", state.partition("\n")[0], error)
+
+
+def watchdog_seconds() -> float | None:
+    """Within how many seconds the service manager must hear ``WATCHDOG=1`` from this process; None: it does not wait for that."""
+    meant_for = os.environ.get("WATCHDOG_PID")
+    if meant_for and meant_for != str(os.getpid()):
+        return None
+    given = os.environ.get("WATCHDOG_USEC", "")
+    return int(given) / 1e6 if given.isascii() and given.isdigit() and int(given) else None
 
 
 def configure_logging(level: int = logging.INFO) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .storage import now_ms
+from .errors import QueueUnusable
+from .storage import now_ms, reader_holder, take_snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,6 +86,8 @@ class Rates:
     incoming: float
     outgoing: float
     """Delivered, dropped, or made dead letters; losses are none."""
+    lost: float
+    """Trimmed, expired, or lost with a damaged part of the file."""
     seconds: float
 
 
@@ -119,21 +122,25 @@ class QueueStatus:
     """Of their payloads, as stored."""
     last_1x_push_at_ms: int | None
     """When a program that still runs 1.x was last seen pushing."""
+    damaged_files: int
+    """Damaged files that were put aside, and that the reader has still to carry over."""
+    disk_free_bytes: int | None
+    """On the queue's file system, as this process's user may use them; None: not known."""
     books: Books
 
 
+def look_at(queue: ExistingQueue, *, max_queue_size: int | None) -> QueueStatus:
+    """What a queue is like now, without rates; about a millisecond, whatever waits. ``QueueUnusable`` when it cannot be seen."""
+    return status_of(queue, take_snapshot(queue.database, queue.meta), None, max_queue_size=max_queue_size)
+
+
 def status_of(
-    queue: ExistingQueue,
-    snapshot: Snapshot,
-    reader_holder: int | None,
-    rates: Rates | None,
-    *,
-    max_queue_size: int | None,
+    queue: ExistingQueue, snapshot: Snapshot, rates: Rates | None, *, max_queue_size: int | None
 ) -> QueueStatus:
-    """Say what a snapshot means; ``reader_holder`` is the process that holds the reader's lock now (0: one that is not seen)."""
+    """Say what a snapshot means, and whether a reader lives now. ``QueueUnusable`` when that cannot be seen."""
     now = now_ms()
     books = snapshot.entries.books
-    reader = _reader(snapshot, reader_holder)
+    reader = _reader(snapshot, _holder(queue.database.path))
     oldest = snapshot.oldest_waiting_since_ms
     return QueueStatus(
         path=queue.database.path,
@@ -154,8 +161,20 @@ def status_of(
         dead_letters=books.dead,
         dead_letter_bytes=snapshot.entries.dead_bytes,
         last_1x_push_at_ms=snapshot.last_1x_push_at_ms,
+        damaged_files=snapshot.damaged_files,
+        disk_free_bytes=snapshot.disk_free_bytes,
         books=books,
     )
+
+
+def _holder(path: Path) -> int | None:
+    """The process that holds the reader's lock now; 0: one that is not seen."""
+    try:
+        return reader_holder(path)
+    except OSError as error:
+        raise QueueUnusable(
+            f"{path}.reader: whether a reader runs cannot be seen: {error.strerror}. Check the file's owner and mode."
+        ) from error
 
 
 def _reader(snapshot: Snapshot, holder: int | None) -> ReaderProcess:
@@ -175,8 +194,13 @@ def rates_of(before: Books, after: Books, seconds: float) -> Rates:
     """The rates between two readings of the books."""
     incoming = after.pushed - before.pushed
     outgoing = _left_for_good(after) - _left_for_good(before)
+    lost = _lost(after) - _lost(before)
     # Dead letters that an operator brings back count against those that left.
-    return Rates(max(0, incoming) / seconds, max(0, outgoing) / seconds, seconds)
+    return Rates(max(0, incoming) / seconds, max(0, outgoing) / seconds, max(0, lost) / seconds, seconds)
+
+
+def _lost(books: Books) -> int:
+    return books.trimmed + books.expired + books.damaged
 
 
 def _left_for_good(books: Books) -> int:

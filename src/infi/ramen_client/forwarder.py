@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from .errors import AuthenticationError, QueueError, QueueUnusable
+from .health import Observation, unreadable
 from .queue_reader import QueueReader
 from .storage import open_existing, queue_files
 
@@ -140,6 +141,25 @@ class Forwarder:
             except QueueError:
                 continue  # it was taken away, as its reader finds, too
         return total
+
+    def observe(self) -> list[Observation]:
+        """What each queue is like now, those that cannot be opened too; a source for ``infi.ramen_client.metrics``."""
+        seen: list[Observation] = []
+        for path, running in self._running.items():
+            try:
+                seen += running.reader.observe()
+            except QueueError as error:
+                seen.append(Observation(path.stem, None, unreadable(str(error)), None))
+        seen += [Observation(path.stem, None, unreadable(text), None) for path, text in self._said.items()]
+        if self._begun is not None and not self._running:
+            text = f"{self._begun}: was taken away; it is waited for"
+            seen.append(Observation(self._begun.stem, None, unreadable(text), None))
+        return seen
+
+    def hanging(self) -> dict[str, float]:
+        """The queues whose reader's thread hangs, and for how many seconds (``QueueReader.hangs_for``). Never waits."""
+        found = {running.reader.name: running.reader.hangs_for() for running in self._running.values()}
+        return {name: seconds for name, seconds in found.items() if seconds}
 
     def reload(self) -> None:
         """Read the configuration and the token's file again and begin anew with them; what was delivered until now stops meanwhile.

@@ -1,8 +1,9 @@
 """``ramen status``: a queue on one page.
 
-The exit code is 0 whenever the question could be answered, whatever the answer: a backlog while a server is away is what a queue is
-for, and not for this command to judge. ``--fail-if-older`` makes it a check for monitoring: the age of the oldest waiting message
-is the one figure that grows under every cause there is, a dead reader, a refused token, a server that is away.
+The exit code is a check for monitoring: 1 when something is the matter with the queue. Above all: messages have waited for two minutes,
+and for as long nothing was delivered, whatever the cause; a short outage is no illness. Also: the token is refused, the server is
+suspect, the queue is at its limit, its disk is full, a damaged file has still to be carried over, messages are being lost while this
+command looks. ``--fail-if-older`` adds a limit of your own on the age of the oldest waiting message.
 
 ``--json``: times are milliseconds since the epoch; null is "never", "not so" or "not known".
 
@@ -16,7 +17,13 @@ is the one figure that grows under every cause there is, a dead reader, a refuse
     bytes_used              integer   as max_queue_size counts them
     max_queue_size          integer or null (no configuration was given)
     oldest_waiting_seconds  number or null (nothing waits)
-    rates                   object: in_per_second, out_per_second, seconds (over which they were counted); numbers
+    health                  object:
+        healthy             true or false
+        since               integer or null   since when something is the matter, as far as it is known
+        waiting, oldest_waiting_seconds, last_success_at   as elsewhere in the document
+        problems            list of objects: trouble (a label out of those of ramen_queue_problem in docs/metrics.md), text, since
+                            (integer or null)
+    rates                   object: in_per_second, out_per_second, lost_per_second, seconds (over which they were counted); numbers
     empty_in_seconds        number or null (not known, or never)
     delivery                object:
         last_success_at     integer or null
@@ -37,6 +44,8 @@ is the one figure that grows under every cause there is, a dead reader, a refuse
     rules                   list of objects, as ``ramen blacklist list --json`` has them
     dead_letters            object: count, bytes (of their payloads, as stored); integers
     last_1x_push_at         integer or null   when a program that still runs 1.x was last seen pushing
+    damaged_files           integer   put aside, and still to be carried over by the reader
+    disk_free_bytes         integer or null   on the queue's file system
     books                   object of integers: pushed, found, waiting, accepted, dropped, blacklisted, dead, dead_discarded,
                             trimmed, expired, purged, damaged, removed_by_1x, maybe_twice; pushed + found is the sum of those
                             from waiting to removed_by_1x
@@ -51,7 +60,7 @@ import click
 
 from infi.ramen_cli._exit import ExitCode
 from infi.ramen_cli._options import Duration, config_options
-from infi.ramen_cli._output import human_age, human_bytes, human_time, one_line, write_json
+from infi.ramen_cli._output import health_as_json, human_age, human_bytes, human_time, one_line, write_json
 
 from .blacklist import rule_as_json
 
@@ -60,6 +69,7 @@ if TYPE_CHECKING:
 
     from infi.ramen_cli._options import Where
     from infi.ramen_client.admin import Books, QueueStatus
+    from infi.ramen_client.health import Health
 
 _LOSSES = {
     "trimmed": "trimmed for want of room",
@@ -90,30 +100,34 @@ _ERROR_CHARS = 600
     help="Count the rates over this long instead of 0.1 s; slow ones need it.",
 )
 def status(where: Where, *, as_json: bool, fail_if_older: float | None, over: float | None) -> ExitCode:
-    """Say what waits, what was delivered, and what is in the way.
+    """Say what waits, what was delivered, and what is in the way; 1 when something is the matter.
 
     Disturbs neither writers nor the reader. Rates are counted while it runs.
     """
+    from infi.ramen_client.health import judge  # noqa: PLC0415 - not needed for --help
+
     with where.open_queue() as queue:
         found = queue.status() if over is None else queue.status(sample_seconds=over)
+    health = judge(found)
     if as_json:
-        write_json(status_as_json(found))
+        write_json(status_as_json(found, health))
     else:
-        for line in _page(found):
+        for line in _page(found, health):
             click.echo(line)
     age = found.oldest_waiting_seconds
     too_old = fail_if_older is not None and age is not None and age > fail_if_older
     if too_old and not as_json:
         click.echo(f"The oldest message waits for longer than {human_age(fail_if_older or 0)}.", err=True)
-    return ExitCode.NOT_WELL if too_old else ExitCode.OK
+    return ExitCode.OK if health.healthy and not too_old else ExitCode.NOT_WELL
 
 
-def status_as_json(found: QueueStatus) -> dict[str, Any]:
+def status_as_json(found: QueueStatus, health: Health) -> dict[str, Any]:
     """The document that the module's docstring describes."""
     delivery, reader = found.delivery, found.reader
     rates = found.rates and {
         "in_per_second": found.rates.incoming,
         "out_per_second": found.rates.outgoing,
+        "lost_per_second": found.rates.lost,
         "seconds": found.rates.seconds,
     }
     return {
@@ -127,6 +141,7 @@ def status_as_json(found: QueueStatus) -> dict[str, Any]:
         "bytes_used": found.bytes_used,
         "max_queue_size": found.max_queue_size,
         "oldest_waiting_seconds": found.oldest_waiting_seconds,
+        "health": health_as_json(health),
         "rates": rates,
         "empty_in_seconds": found.empty_in_seconds,
         "delivery": {
@@ -150,15 +165,18 @@ def status_as_json(found: QueueStatus) -> dict[str, Any]:
         "rules": [rule_as_json(rule) for rule in found.rules],
         "dead_letters": {"count": found.dead_letters, "bytes": found.dead_letter_bytes},
         "last_1x_push_at": found.last_1x_push_at_ms,
+        "damaged_files": found.damaged_files,
+        "disk_free_bytes": found.disk_free_bytes,
         "books": asdict(found.books),
     }
 
 
-def _page(found: QueueStatus) -> Iterator[str]:
+def _page(found: QueueStatus, health: Health) -> Iterator[str]:
     yield f"{found.sender}_{found.system_serial}: {_headline(found)}"
     yield f"({found.path})"
     yield ""
     for label, lines in (
+        ("NOT WELL", [one_line(reason, _ERROR_CHARS) for reason in health.reasons]),
         ("waiting", _waiting(found)),
         ("rates", _rates(found)),
         ("delivery", _delivery(found)),
