@@ -1,10 +1,10 @@
 """``ramen check``."""
 
 import apsw
-from queue_kit import TEXT, TRUTH, answer, has_shape, open_queue, push, ramen
+from queue_kit import INTEGER, TEXT, TRUTH, Shape, active_reader, answer, has_shape, open_queue, push, ramen
 from test_cli_status import BOOKS
 
-SCHEMA = {"queue": TEXT, "well": TRUTH, "problems": [TEXT], "books": BOOKS}
+SCHEMA = {"queue": TEXT, "well": TRUTH, "problems": [TEXT], "books": BOOKS, "repaired": Shape([None])}
 
 
 def change(queue, statement):
@@ -46,3 +46,28 @@ def test_there_must_be_a_queue(tmp_path, capsys):
     (tmp_path / "imx_1.db").write_bytes(b"no database" * 1000)
     assert ramen("check", "--queue-dir", tmp_path) == 3
     assert "is damaged or not a queue" in capsys.readouterr().err
+
+
+def test_repair_sets_the_books_right_and_says_what_it_entered(tmp_path, capsys):
+    with open_queue(tmp_path) as queue:
+        push(queue, 3)
+        change(queue, "UPDATE book SET accepted = accepted + 5")
+    assert ramen("check", "--queue-dir", tmp_path) == 1
+    capsys.readouterr()
+    assert ramen("check", "--repair", "--queue-dir", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "The books were set right: 5 messages entered as found, 0 as damaged." in said
+    assert "all is well; the books balance" in said
+    assert ramen("check", "--repair", "--queue-dir", tmp_path) == 0
+    assert "The books were right." in capsys.readouterr().out
+
+
+def test_repair_has_a_documented_shape_in_json_and_needs_the_readers_place(tmp_path, capsys):
+    shape = {"found": INTEGER, "damaged": INTEGER, "counts_changed": TRUTH, "rules_forgotten": INTEGER}
+    with open_queue(tmp_path) as queue:
+        push(queue, 1)
+        found = answer(capsys, "check", "--repair", "--queue-dir", tmp_path)
+        assert has_shape(found, {**SCHEMA, "repaired": shape})
+        with active_reader(queue):
+            assert ramen("check", "--repair", "--queue-dir", tmp_path) == 3
+    assert "a reader is at work on it" in capsys.readouterr().err

@@ -1,10 +1,13 @@
 """``ramen status``."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -16,6 +19,7 @@ from queue_kit import (
     MAYBE_TEXT,
     NUMBER,
     TEXT,
+    TRUTH,
     active_reader,
     answer,
     bury,
@@ -25,7 +29,7 @@ from queue_kit import (
     ramen,
 )
 
-from infi.ramen_client.storage import FailureNote, Fate, ServerFacts, Settlement, add_rule
+from infi.ramen_client.storage import FailureNote, Fate, Place, Queue, ServerFacts, Settlement, add_rule
 from infi.ramen_protocol import Rule
 
 BOOKS = dict.fromkeys(
@@ -58,7 +62,15 @@ SCHEMA = {
     "bytes_used": INTEGER,
     "max_queue_size": MAYBE_INTEGER,
     "oldest_waiting_seconds": MAYBE_NUMBER,
-    "rates": {"in_per_second": NUMBER, "out_per_second": NUMBER, "seconds": NUMBER},
+    "health": {
+        "healthy": TRUTH,
+        "since": MAYBE_INTEGER,
+        "waiting": INTEGER,
+        "oldest_waiting_seconds": MAYBE_NUMBER,
+        "last_success_at": MAYBE_INTEGER,
+        "problems": [{"trouble": TEXT, "text": TEXT, "since": MAYBE_INTEGER}],
+    },
+    "rates": {"in_per_second": NUMBER, "out_per_second": NUMBER, "lost_per_second": NUMBER, "seconds": NUMBER},
     "empty_in_seconds": MAYBE_NUMBER,
     "delivery": {
         "last_success_at": MAYBE_INTEGER,
@@ -76,6 +88,8 @@ SCHEMA = {
     "rules": [{"number": INTEGER, "rule": {"category": TEXT}, "added_at": INTEGER, "last_seen_at": INTEGER, "hits": INTEGER}],
     "dead_letters": {"count": INTEGER, "bytes": INTEGER},
     "last_1x_push_at": MAYBE_INTEGER,
+    "damaged_files": INTEGER,
+    "disk_free_bytes": MAYBE_INTEGER,
     "books": BOOKS,
 }  # fmt: skip
 
@@ -111,7 +125,8 @@ def test_json_has_the_documented_keys_and_types_when_everything_happened(tmp_pat
             fail(reader)
             push(queue)
             reader.claim(1, 1)
-            found = answer(capsys, "status", "--config", config, "--over", "0.001s")
+            found = answer(capsys, "status", "--config", config, "--over", "0.001s", code=1)
+    assert [problem["trouble"] for problem in found["health"]["problems"]] == ["suspect_server"]
     assert has_shape(found, SCHEMA)
     assert (found["condition"], found["max_queue_size"], found["in_flight"]) == ("failing", 1_000_000, 1)
     assert None not in [*found["delivery"].values(), found["last_1x_push_at"]]
@@ -127,10 +142,12 @@ def test_the_page_says_at_a_glance_that_nothing_is_delivered_and_why(tmp_path, c
         with active_reader(queue) as reader:
             reader.claim(1, 1)
             fail(reader, "the server answered \x1b[31m503")
-            assert ramen("status", "--queue-dir", tmp_path) == 0
+            assert ramen("status", "--queue-dir", tmp_path) == 1
     page = capsys.readouterr().out
     assert page.startswith("imx_1099: NOT DELIVERING for 0.")
     for line in (
+        "NOT WELL  https://ramen.example.com:443 refuses everything, without speaking the protocol",
+        "          3 messages wait, and nothing was delivered for 2 h: the server answered [31m503",
         "3 messages, 1 of them in flight",
         "the oldest for 2 h",
         "not getting empty at these rates",
@@ -164,16 +181,50 @@ def test_the_page_names_losses_and_books_that_do_not_balance(tmp_path, capsys):
         assert "THEY DO NOT BALANCE: -5" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("limit", "code"), [("1h", 1), ("7199s", 1), ("121m", 0), ("1d", 0)])
+@pytest.mark.parametrize(("limit", "code"), [("30s", 1), ("0.5m", 1), ("119s", 0), ("1d", 0)])
 def test_an_old_message_fails_the_check_that_was_asked_for_and_no_other(tmp_path, capsys, limit, code):
     with open_queue(tmp_path) as queue:
         assert ramen("status", "--queue-dir", tmp_path, "--fail-if-older", limit) == 0
-        push(queue, age=7205)
+        push(queue, age=60)
         assert ramen("status", "--queue-dir", tmp_path) == 0
         assert ramen("status", "--queue-dir", tmp_path, "--fail-if-older", limit) == code
         assert has_shape(
             answer(capsys, "status", "--queue-dir", tmp_path, "--fail-if-older", limit, code=code), SCHEMA
         )
+
+
+def test_it_exits_with_1_when_nothing_gets_through_and_with_0_again_when_nothing_waits(tmp_path, capsys):
+    with open_queue(tmp_path) as queue:
+        push(queue, age=121)
+        found = answer(capsys, "status", "--queue-dir", tmp_path, code=1)
+        assert found["health"]["healthy"] is False
+        assert [problem["trouble"] for problem in found["health"]["problems"]] == ["no_reader"]
+        queue.take_oldest()
+        assert answer(capsys, "status", "--queue-dir", tmp_path)["health"]["healthy"] is True
+
+
+def test_it_exits_with_1_while_messages_are_being_lost(tmp_path, capsys):
+    """The books say how many were ever lost, not when: so it counts while it looks."""
+    ended = threading.Event()
+
+    def lose():
+        with closing(
+            Queue(Place(str(tmp_path), "imx", 1099, "3.0"), max_bytes=20_000, durable=False)
+        ) as queue:
+            while not ended.is_set():
+                push(queue, payload=os.urandom(1000))
+
+    with open_queue(tmp_path):
+        loser = threading.Thread(target=lose)
+        loser.start()
+        try:
+            assert ramen("status", "--queue-dir", tmp_path, "--over", "1s", "--json") == 1
+        finally:
+            ended.set()
+            loser.join(20)
+    found = json.loads(capsys.readouterr().out)  # the log of losses may stand on stderr
+    assert found["rates"]["lost_per_second"] > 0
+    assert [problem["trouble"] for problem in found["health"]["problems"]] == ["losses"]
 
 
 @pytest.mark.parametrize("wrong", ["1", "h", "1 h", "-1h", "1w", "1e3s", ""])

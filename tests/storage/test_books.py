@@ -97,10 +97,12 @@ def test_what_is_claimed_and_not_settled_waits_again_after_close(queue: Queue) -
     assert_sound(queue)
 
 
-def test_what_is_claimed_and_not_settled_is_claimed_again(queue: Queue) -> None:
+def test_what_is_given_back_is_claimed_again(queue: Queue) -> None:
     reqids = push(queue, 5)
     reader = activate(queue)
-    reader.claim(3, GIB)
+    assert [message.reqid for message in reader.claim(3, GIB)] == reqids[:3]
+    assert [message.reqid for message in reader.claim(5, GIB)] == reqids[3:]
+    reader.give_back()
     assert [message.reqid for message in reader.claim(5, GIB)] == reqids
     reader.give_back()
     assert query(queue.path, "SELECT count(*) FROM flight") == 0

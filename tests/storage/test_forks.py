@@ -11,21 +11,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHILD_GOES_ON = """
+def say(reqids):
+    os.write(1, "".join(f"{reqid}\\n" for reqid in reqids).encode())  # at once: two processes share the pipe
+
 queue = make_queue(sys.argv[1])
-print(*push(queue, 100), sep="\\n", flush=True)
+say(push(queue, 100))
 child = os.fork()
 if child == 0:
     parent = os.getppid()
     if sys.argv[2] == "parent exits first":
         while os.getppid() == parent:
             time.sleep(0.001)
-    print(*push(queue, 100), sep="\\n", flush=True)
+    say(push(queue, 100))
     os._exit(0)
 if sys.argv[2] == "both":
-    print(*push(queue, 100), sep="\\n", flush=True)
+    say(push(queue, 100))
 if sys.argv[2] != "parent exits first":
     assert os.waitpid(child, 0)[1] == 0
-    print(*push(queue, 1), sep="\\n", flush=True)
+    say(push(queue, 1))
 """
 
 
@@ -147,7 +150,7 @@ holder.start()
 inside.wait()
 waiter = threading.Thread(target=lambda: push(queue))
 waiter.start()
-wait_until(lambda: len(queue.database._at_work) == 2)
+wait_until(lambda: len(queue.database.work.threads) == 2)
 threading.Timer(0.2, go_on.set).start()
 child = os.fork()
 if child == 0:

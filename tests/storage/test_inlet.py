@@ -50,6 +50,7 @@ def test_a_backlog_is_delivered_first_in_its_order_with_its_row_numbers_as_reqid
         "v1",
     )
     assert_sound(queue)
+    reader.give_back()
     assert settle_all(reader) == [str(number) for number in range(1, 451)] + new
     reader.close()
     assert_sound(queue)
@@ -242,7 +243,7 @@ def test_rows_that_cannot_be_sent_are_an_error_also_when_an_operator_looks_for_t
     assert len(lines(caplog, logging.ERROR)) == 2
 
 
-def _broken_disk(*_: object) -> None:
+def _broken_disk(*_: object, **__: object) -> None:
     raise apsw.IOError("the disk is broken")
 
 
@@ -252,7 +253,7 @@ def test_rows_whose_step_is_rolled_back_are_not_said(
     make_bad_1x_file(tmp_path / NAME)
     reader = activate(make_queue(tmp_path))
     with monkeypatch.context() as patched:
-        patched.setattr(active_reader, "_claim", _broken_disk)
+        patched.setattr(active_reader, "discard_surplus_dead", _broken_disk)
         with pytest.raises(QueueError):
             reader.claim(1, GIB)
     reader.close()

@@ -1,120 +1,280 @@
-"""The queue against a model of it: any order of operations, the same messages, the same books."""
+"""The queue against a model of it: any order of operations and disasters, the same messages, the same books.
+
+After every step the invariants of ``storage/__init__.py`` hold, and the queue holds what the model says. Disasters:
+
+- a killed process: its files are copied as they are, in the middle of a transaction too, and opened elsewhere;
+- a power cut under ``durability="normal"``: the log is cut behind one of the commits since the last checkpoint;
+- a disk that has no page left;
+- a page of the database overwritten: what is found again is taken over into the model, and may lack what one page can hold.
+
+What a reader of version 2 does (freezing batches, lanes) goes where ``# Version 2`` stands; ``State`` is what a commit leaves on disk.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+import struct
+import subprocess
 import tempfile
 from collections import Counter
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from queues import GIB, ORIGIN, UNEXPLAINED, make_message, make_queue, open_1x, settlement
+from queues import GIB, ORIGIN, UNEXPLAINED, empty_wal, make_message, make_queue, settlement
 
-from infi.ramen_client.storage import ActiveReader, Fate, Queue, Settlement, StoredMessage
+from infi.ramen_client.errors import DiskFull
+from infi.ramen_client.storage import (
+    ActiveReader,
+    Books,
+    Fate,
+    Matching,
+    Queue,
+    Settlement,
+    StoredMessage,
+    add_rule,
+    load_rules,
+    purge,
+)
+from infi.ramen_client.storage import lift_rules as lift_stored_rules
+from infi.ramen_client.storage._cells import read_leaf
 from infi.ramen_client.storage._database import Kind
+from infi.ramen_client.storage._errors import Damaged
+from infi.ramen_client.storage._expiry import Clocks, Expiry
+from infi.ramen_client.storage._heal import heal
+from infi.ramen_client.storage._pages import Pages, RawFile, Use
+from infi.ramen_protocol import Rule
 
 if TYPE_CHECKING:
-    import apsw
+    from collections.abc import Iterable
 
 LIMIT = 40_960
 SIZES = st.sampled_from([0, 10, 300, 3000, 9000])
+CATEGORIES = st.sampled_from(["metrics", "events"])
+MAX_AGE_MS = 1000 * 3600
+QUIET_STEPS = 5
+PAGE = 4096
+FRAME = 24 + PAGE
+LOG_HEADER = 32
+
+
+@dataclass
+class State:
+    """What is on disk after a commit. ``waiting`` and ``dead`` are reqids."""
+
+    order: list[str] = field(default_factory=list)
+    """Every reqid, in the order of its position."""
+    waiting: set[str] = field(default_factory=set)
+    dead: set[str] = field(default_factory=set)
+    unsendable: set[str] = field(default_factory=set)
+    """Of the dead, those that are damaged."""
+    run: list[str] = field(default_factory=list)
+    """Rejections without a protocol body."""
+    leased: set[str] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+    rules: dict[int, str] = field(default_factory=dict)
+
+    def in_order(self, reqids: set[str]) -> list[str]:
+        return [reqid for reqid in self.order if reqid in reqids]
+
+
+class Disk:
+    """The log's commits since it was last copied into the database: what a power cut may leave."""
+
+    def __init__(self, queue: Queue, state: State) -> None:
+        self._log = queue.path.with_name(queue.path.name + "-wal")
+        self._salts = b""
+        self._latest = deepcopy(state)
+        self.commits: list[tuple[int, State]] = []
+        self.note_checkpoint()
+
+    def note(self, state: State) -> None:
+        """Something may have been committed."""
+        salts, frames = self._frames()
+        if salts != self._salts:  # the log began anew, so all that was is in the database
+            self._salts, self.commits = salts, [(0, self._latest)]
+        self._latest = deepcopy(state)
+        self.commits = [(number, found) for number, found in self.commits if number < frames]
+        self.commits.append((frames, self._latest))
+
+    def note_checkpoint(self) -> None:
+        """All that is in the log was synced."""
+        self._salts, frames = self._frames()
+        self.commits = [(frames, self._latest)]
+
+    def cut(self, log: Path, frames: int, torn: bytes) -> None:
+        if log.exists():
+            os.truncate(log, min(log.stat().st_size, LOG_HEADER + frames * FRAME))
+            with log.open("ab") as file:
+                file.write(torn)
+
+    def _frames(self) -> tuple[bytes, int]:
+        """The log's salts, and how many of its frames are committed."""
+        content = self._log.read_bytes() if self._log.exists() else b""
+        salts = content[16:24]
+        committed = 0
+        for number, offset in enumerate(range(LOG_HEADER, len(content) - FRAME + 1, FRAME), 1):
+            _, size = struct.unpack_from(">II", content, offset)
+            if content[offset + 8 : offset + 16] != salts:
+                break
+            committed = number if size else committed
+        return salts, committed
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """``waiting`` and ``dead`` are lists of reqids in the order of their positions."""
-
     def __init__(self) -> None:
         super().__init__()
-        self.directory = tempfile.mkdtemp()
-        self.queue: Queue = make_queue(self.directory, max_bytes=LIMIT)
+        self.clocks = Clocks(1_790_000_000_000, 10**9, "first start")
+        self.pushed_at: dict[str, int] = {}
+        self.categories: dict[str, str] = {}
+        self.state = State()
+        self.quiet = 0  # steps since the last disaster
         self.reader: ActiveReader | None = None
         self.claimed: list[StoredMessage] = []
-        self.order: list[str] = []  # every reqid, in the order of its position
-        self.waiting: set[str] = set()
-        self.dead: set[str] = set()
-        self.run: list[str] = []
-        self.counts: Counter[str] = Counter()
-        self.positions: dict[int, str] = {}
+        self._open(tempfile.mkdtemp())
+
+    def _open(self, directory: str) -> None:
+        self.directory = directory
+        self.quiet = 0
+        self.queue: Queue = make_queue(directory, max_bytes=LIMIT, max_age_seconds=MAX_AGE_MS / 1000)
+        self.queue.expiry = Expiry(MAX_AGE_MS / 1000, lambda: self.clocks)
+        self.disk = Disk(self.queue, self.state)
+        database = self.queue.database
+        original = database.checkpoint
+
+        def checkpoint(kind: Kind) -> None:
+            original(kind)
+            self.disk.note_checkpoint()
+
+        database.checkpoint = checkpoint  # type: ignore[method-assign]
 
     def teardown(self) -> None:
-        self._stand_down()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._drop_reader()
         self.queue.close()
         shutil.rmtree(self.directory)
 
-    def _stand_down(self) -> None:
+    def _drop_reader(self) -> None:
         if self.reader is not None:
             self.reader.close()
             self.reader = None
         self.claimed = []
 
+    def _rows(self) -> list[str]:
+        with self.queue.database.connection(Kind.NORMAL) as connection:
+            return [reqid for (reqid,) in connection.execute("SELECT reqid FROM message ORDER BY position")]
+
+    # Pushing and trimming
+
+    def _messages(self, sizes: Iterable[int], category: str) -> list[object]:
+        messages = [
+            make_message(size=size, category=category, pushed_at_ms=self.clocks.wall_ms) for size in sizes
+        ]
+        for message in messages:
+            self.pushed_at[message.reqid] = message.pushed_at_ms
+            self.categories[message.reqid] = category
+        return messages
+
+    def _push(self, sizes: list[int], category: str) -> None:
+        messages = self._messages(sizes, category)
+        self.queue.push(messages)  # type: ignore[arg-type]
+        self._pushed([message.reqid for message in messages])  # type: ignore[attr-defined]
+
     def _pushed(self, reqids: list[str]) -> None:
-        self.order += reqids
-        self.waiting |= set(reqids)
-        self.counts["pushed"] += len(reqids)
-        self._find_trimmed(reqids[-1])
+        state = self.state
+        state.order += reqids
+        state.waiting |= set(reqids)
+        state.counts["pushed"] += len(reqids)
+        # The model does not foresee how many are trimmed, but which may: the oldest that are not in flight, never the newest.
+        gone = state.in_order(state.waiting - set(self._rows()))
+        assert reqids[-1] not in gone
+        assert not state.leased.intersection(gone)
+        assert gone == state.in_order(state.waiting - state.leased)[: len(gone)]
+        state.waiting -= set(gone)
+        state.counts["trimmed"] += len(gone)
+        stays = len(state.leased) + len(state.run) + 1
+        assert self.queue.bytes_used() <= LIMIT + stays * 4 * PAGE
+        self._find_dead()
 
-    def _find_trimmed(self, newest: str) -> None:
-        """The model does not foresee how many go, but which may: the oldest that are not in flight, never the newest."""
-        left = {reqid for (reqid,) in self._rows("SELECT reqid FROM message")}
-        gone = [reqid for reqid in self.order if reqid in self.waiting - left]
-        in_flight = {message.reqid for message in self.claimed}
-        assert newest not in gone
-        assert not in_flight.intersection(gone)
-        passed_over = [reqid for reqid in self.order if reqid in self.waiting - in_flight]
-        assert gone == passed_over[: len(gone)]
-        self.waiting -= set(gone)
-        self.counts["trimmed"] += len(gone)
-        self._check_limit()
-        self.counts["discarded"] += len(self.dead) - self.queue.books().dead
-        self.dead = {letter.message.reqid for letter in self.queue.dead_letters()}
+    def _find_dead(self, came: Iterable[str] = ()) -> None:
+        """Dead letters beyond their share are discarded, but for those that may yet go back."""
+        before = self.state.dead | set(came)
+        self.state.dead = {letter.message.reqid for letter in self.queue.dead_letters()}
+        assert self.state.dead <= before
+        assert set(self.state.run) <= self.state.dead | set(came)
+        self.state.counts["dead_discarded"] += len(before - self.state.dead)
 
-    def _check_limit(self) -> None:
-        stays = len(self.claimed) + len(self.run) + 1
-        assert self.queue.bytes_used() <= LIMIT + stays * 4 * 4096
+    @rule(size=SIZES, category=CATEGORIES)
+    def push(self, size: int, category: str) -> None:
+        self._push([size], category)
 
-    def _rows(self, statement: str) -> list[tuple[str]]:
-        connection: apsw.Connection = open_1x(self.queue.path)
+    @rule(sizes=st.lists(SIZES, min_size=1, max_size=12), category=CATEGORIES)
+    def push_many(self, sizes: list[int], category: str) -> None:
+        self._push(sizes, category)
+
+    @rule(sizes=st.lists(SIZES, min_size=1, max_size=4))
+    def push_on_a_full_disk(self, sizes: list[int]) -> None:
+        before = self._rows()
+        with self.queue.database.connection(Kind.NORMAL) as connection:
+            connection.pragma("max_page_count", connection.pragma("page_count"))
         try:
-            return list(connection.execute(statement))
+            self._push(sizes, "metrics")
+        except DiskFull:
+            assert self._rows() == before
         finally:
-            connection.close()
+            with self.queue.database.connection(Kind.NORMAL) as connection:
+                connection.pragma("max_page_count", 2**32 - 2)
 
-    def _ready(self) -> list[str]:
-        in_flight = {message.reqid for message in self.claimed}
-        return [reqid for reqid in self.order if reqid in self.waiting - in_flight]
-
-    @rule(size=SIZES)
-    def push(self, size: int) -> None:
-        message = make_message(size=size)
-        self.queue.push((message,))
-        self._pushed([message.reqid])
-
-    @rule(sizes=st.lists(SIZES, min_size=1, max_size=12))
-    def push_many(self, sizes: list[int]) -> None:
-        messages = [make_message(size=size) for size in sizes]
-        self.queue.push(messages)
-        self._pushed([message.reqid for message in messages])
+    # The reader
 
     @rule()
     def become_reader(self) -> None:
         reader = ActiveReader.activate(self.queue)
         assert (reader is None) is (self.reader is not None)
-        self.reader = self.reader or reader
+        if reader is not None:
+            self.reader = reader
+            reader.give_back()
+            self.state.leased = set()
 
-    @precondition(lambda self: self.reader)
     @rule(most=st.integers(1, 10), most_bytes=st.sampled_from([1, 4000, GIB]))
     def claim(self, most: int, most_bytes: int) -> None:
+        if self.reader is None:
+            self.become_reader()
         assert self.reader is not None
-        self.claimed = []
-        expected = self._ready()
+        self.give_back()
         self.claimed = self.reader.claim(most, most_bytes)
+        self._find_expired()
+        expected = self.state.in_order(self.state.waiting)
         found = [message.reqid for message in self.claimed]
         assert bool(found) is bool(expected)
         assert found == expected[: len(found)]
-        for message in self.claimed:
-            assert self.positions.setdefault(message.position, message.reqid) == message.reqid
+        self.state.leased = set(found)
+
+    def _find_expired(self) -> None:
+        """The model does not foresee when, since the clocks are watched first; but none too early."""
+        gone = self.state.waiting - set(self._rows())
+        assert all(self.clocks.wall_ms - self.pushed_at[reqid] > MAX_AGE_MS for reqid in gone)
+        self.state.waiting -= gone
+        self.state.counts["expired"] += len(gone)
+
+    def _let_time_pass(self, milliseconds: int) -> None:
+        now = self.clocks
+        self.clocks = replace(now, wall_ms=now.wall_ms + milliseconds, steady_ms=now.steady_ms + milliseconds)
+
+    @rule(part=st.sampled_from([0.3, 0.6, 1.1]))
+    def let_messages_grow_old(self, part: float) -> None:
+        for _ in range(2):  # both clocks are watched for a while before they are believed
+            self.claim(1, 1)
+            self._let_time_pass(int(part * MAX_AGE_MS / 2))
+        self.claim(1, 1)
 
     @precondition(lambda self: self.claimed)
     @rule(fate=st.sampled_from(Fate), part=st.integers(1, 10))
@@ -123,20 +283,14 @@ class QueueMachine(RuleBasedStateMachine):
         settled, self.claimed = self.claimed[:part], self.claimed[part:]
         self.reader.settle([settlement(message, fate) for message in settled])
         reqids = {message.reqid for message in settled}
-        self.waiting -= reqids
+        self.state.waiting -= reqids
+        self.state.leased -= reqids
         if fate is Fate.DEAD:
-            self._died(reqids)
+            self._find_dead(reqids)
         else:
-            self.counts[fate.value] += len(reqids)
+            self.state.counts[fate.value] += len(reqids)
         if fate in (Fate.ACCEPTED, Fate.DROPPED):
-            self.run = []
-
-    def _died(self, reqids: set[str]) -> None:
-        before = self.dead | reqids
-        self.dead = {letter.message.reqid for letter in self.queue.dead_letters()}
-        assert self.dead <= before
-        assert set(self.run) <= self.dead | reqids
-        self.counts["discarded"] += len(before - self.dead)
+            self.state.run = []
 
     @precondition(lambda self: self.claimed)
     @rule()
@@ -144,17 +298,19 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.reader is not None
         message = self.claimed.pop(0)
         suspect = self.reader.reject_unexplained(Settlement(message, Fate.DEAD, UNEXPLAINED), ORIGIN)
-        self.waiting.discard(message.reqid)
-        self.run.append(message.reqid)
-        assert suspect is (len(self.run) >= 5)
+        state = self.state
+        state.waiting.discard(message.reqid)
+        state.leased.discard(message.reqid)
+        state.run.append(message.reqid)
+        assert suspect is (len(state.run) >= 5)
         if suspect:
-            back = {reqid for reqid in self.run if reqid in self.dead or reqid == message.reqid}
-            self.waiting |= back
-            self.dead -= back
-            self.run = []
-            self.claimed = []
+            back = {reqid for reqid in state.run if reqid in state.dead or reqid == message.reqid}
+            state.waiting |= back
+            state.dead -= back
+            state.run = []
+            self.give_back()
         else:
-            self._died({message.reqid})
+            self._find_dead({message.reqid})
 
     @precondition(lambda self: self.reader)
     @rule()
@@ -162,41 +318,13 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.reader is not None
         self.reader.give_back()
         self.claimed = []
+        self.state.leased = set()
 
     @rule()
     def stand_down(self) -> None:
-        self._stand_down()
-
-    @rule()
-    def take_oldest(self) -> None:
-        expected = self._ready()
-        taken = self.queue.take_oldest()
-        assert (taken.reqid if taken else None) == (expected[0] if expected else None)
-        if taken:
-            self.waiting.discard(taken.reqid)
-            self.counts["purged"] += 1
-
-    @rule(number=st.integers(1, 3))
-    def retry_dead_letters(self, number: int) -> None:
-        letters = self.queue.dead_letters()[:number]
-        assert self.queue.retry_dead_letters([letter.message.position for letter in letters]) == len(letters)
-        back = {letter.message.reqid for letter in letters}
-        self.dead -= back
-        self.run = [reqid for reqid in self.run if reqid not in back]
-        self.waiting |= back
-
-    @rule()
-    def discard_dead_letters(self) -> None:
-        assert self.queue.discard_dead_letters() == len(self.dead)
-        self.counts["discarded"] += len(self.dead)
-        self.dead = set()
-        self.run = []
-
-    @rule()
-    def reopen(self) -> None:
-        self._stand_down()
-        self.queue.close()
-        self.queue = make_queue(self.directory, max_bytes=LIMIT)
+        if self.reader is not None:
+            self.give_back()
+        self._drop_reader()
 
     @precondition(lambda self: self.reader)
     @rule()
@@ -209,24 +337,207 @@ class QueueMachine(RuleBasedStateMachine):
             raise AssertionError("tidying does not end")
         self.queue.database.checkpoint(Kind.NORMAL)
 
-    @invariant()
-    def the_books_are_those_of_the_model(self) -> None:
-        assert self.queue.check() == []
+    # Version 2: rules that freeze, re-send, split and end batches, and lanes that end with them.
+
+    # Programs and operators
+
+    @rule()
+    def take_oldest(self) -> None:
+        expected = self.state.in_order(self.state.waiting - self.state.leased)
+        taken = self.queue.take_oldest()
+        assert (taken.reqid if taken else None) == (expected[0] if expected else None)
+        if taken:
+            self.state.waiting.discard(taken.reqid)
+            self.state.counts["purged"] += 1
+
+    @rule(category=CATEGORIES)
+    def purge(self, category: str) -> None:
+        held = self.state.leased if self.reader else set()
+        meant = {reqid for reqid in self.state.waiting if self.categories[reqid] == category} - held
+        purged = purge(self.queue.database, Matching(category), dry_run=False, sleep=lambda _: None)
+        assert purged.messages == len(meant)
+        self.state.waiting -= meant
+        self.state.counts["purged"] += len(meant)
+
+    @rule(number=st.integers(1, 3))
+    def retry_dead_letters(self, number: int) -> None:
+        letters = self.queue.dead_letters()[:number]
+        back = {letter.message.reqid for letter in letters} - self.state.unsendable
+        raised = self.queue.retry_dead_letters([letter.message.position for letter in letters])
+        assert raised == len(back)
+        self.state.dead -= back
+        self.state.run = [reqid for reqid in self.state.run if reqid not in back]
+        self.state.waiting |= back
+
+    @rule()
+    def discard_dead_letters(self) -> None:
+        assert self.queue.discard_dead_letters() == len(self.state.dead)
+        self.state.counts["dead_discarded"] += len(self.state.dead)
+        self.state.dead = set()
+        self.state.run = []
+
+    @rule(category=CATEGORIES)
+    def receive_rule(self, category: str) -> None:
+        self.state.rules[add_rule(self.queue, Rule(category=category))] = category
+
+    @precondition(lambda self: self.state.rules)
+    @rule()
+    def lift_rules(self) -> None:
+        assert lift_stored_rules(self.queue.database, self.state.rules) == len(self.state.rules)
+        self.state.rules = {}
+
+    # Disasters: not so often that nothing comes about between them
+
+    @precondition(lambda self: self.quiet > QUIET_STEPS)
+    @rule()
+    def reopen(self) -> None:
+        self.stand_down()
+        self.queue.close()
+        self._open(self.directory)
+
+    @precondition(lambda self: self.quiet > QUIET_STEPS)
+    @rule(amid=st.booleans())
+    def kill(self, amid: bool) -> None:
+        """What the killed one had committed is there, nothing else, and its leases are void for the next reader."""
+        if not amid:
+            self._go_on_in(self._copy())
+            return
+        copies = []
+
+        class Killed(Exception):
+            pass
+
+        try:
+            with self.queue.database.transaction(Kind.NORMAL) as connection:
+                connection.execute("DELETE FROM message WHERE position % 2")
+                connection.execute("UPDATE book SET pushed = 0, accepted = 99")
+                connection.cache_flush()
+                copies.append(self._copy())
+                raise Killed
+        except Killed:
+            pass
+        self._go_on_in(copies[0])
+
+    @precondition(lambda self: self.quiet > QUIET_STEPS)
+    @rule(chance=st.randoms(use_true_random=False))
+    def cut_the_power(self, chance: object) -> None:
+        frames, state = chance.choice(self.disk.commits)  # type: ignore[attr-defined]
+        torn = chance.randbytes(chance.choice([0, 10, FRAME, 3 * FRAME]))  # type: ignore[attr-defined]
+        copy = self._copy()
+        self.disk.cut(Path(copy) / (self.queue.path.name + "-wal"), frames, torn)
+        self.state = deepcopy(state)
+        self._go_on_in(copy)
+
+    @precondition(lambda self: self.quiet > QUIET_STEPS)
+    @rule(chance=st.randoms(use_true_random=False))
+    def damage_a_page(self, chance: object) -> None:
+        self.stand_down()
+        empty_wal(self.queue)
+        copy = self._copy()
+        path = Path(copy) / self.queue.path.name
+        page = chance.randrange(path.stat().st_size // PAGE)  # type: ignore[attr-defined]
+        hit = _rows_on(path, page + 1)
+        with path.open("r+b") as file:
+            file.seek(page * PAGE)
+            file.write(chance.choice([bytes(PAGE), chance.randbytes(PAGE)]))  # type: ignore[attr-defined]
+        self._go_on_in(copy)
+        if self.queue.check():
+            heal(self.queue.database, self.queue.place, Damaged("for the test"))
+        reader = ActiveReader.activate(self.queue)
+        assert reader is not None
+        reader.claim(1, 1)
+        reader.give_back()
+        reader.close()
+        self._adopt(hit)
+
+    def _copy(self) -> str:
+        """The files as a kill leaves them; by another process, for the sake of SQLite's locks in this one."""
+        copy = tempfile.mkdtemp()
+        files = [str(file) for file in Path(self.directory).iterdir() if not file.name.endswith("-shm")]
+        subprocess.run(["cp", "--", *files, copy], check=True)
+        return copy
+
+    def _go_on_in(self, directory: str) -> None:
+        self._leave()
+        self._open(directory)
+
+    def _adopt(self, hit: int) -> None:
+        """Take over what a healed file holds: nothing that never was, and at most what was hit is missing."""
+        state, rows = self.state, self._rows()
         books = self.queue.books()
-        assert {
-            "pushed": books.pushed,
-            "trimmed": books.trimmed,
-            "discarded": books.dead_discarded,
-            "accepted": books.accepted,
-            "dropped": books.dropped,
-            "blacklisted": books.blacklisted,
-            "purged": books.purged,
-        } == {key: self.counts[key] for key in _KEYS}
-        assert (books.waiting, books.dead) == (len(self.waiting), len(self.dead))
-        assert self.queue.size() == len(self.waiting)
+        letters = {letter.message.reqid: letter.message for letter in self.queue.dead_letters()}
+        was_healed = (
+            self.queue.meta is not None
+            and books.found + books.damaged > state.counts["found"] + state.counts["damaged"]
+        )
+        assert set(rows) <= set(state.order)
+        assert len(set(rows)) == len(rows)
+        assert len(state.waiting - set(rows) - set(letters)) <= hit
+        stayed = [reqid for reqid in rows if reqid in state.waiting]
+        assert stayed == [reqid for reqid in state.order if reqid in set(stayed)] or was_healed
+        with self.queue.database.connection(Kind.NORMAL) as connection:
+            run = [
+                reqid
+                for (reqid,) in connection.execute(
+                    "SELECT reqid FROM dead_letter JOIN unexplained USING (position) ORDER BY unexplained.position"
+                )
+            ]
+        rules = {stored.rule_id: stored.rule.category or "" for stored in load_rules(self.queue)}
+        assert rules.items() <= state.rules.items()
+        with self.queue.database.connection(Kind.NORMAL) as connection:
+            places = dict(
+                connection.execute(
+                    "SELECT reqid, position FROM message UNION ALL SELECT reqid, position FROM dead_letter"
+                )
+            )
+        here = sorted(places, key=places.__getitem__)
+        self.state = State(
+            order=[reqid for reqid in state.order if reqid not in places] + here,
+            waiting=set(rows),
+            dead=set(letters),
+            unsendable={reqid for reqid, message in letters.items() if message.plain_length < 0},
+            run=[reqid for reqid in state.run if reqid in run],
+            rules=rules,
+            counts=Counter({key: getattr(books, key) for key in KEYS}),
+        )
+        self.disk.note(self.state)
+        self.disk.note_checkpoint()
+
+    # After each step
+
+    @invariant()
+    def the_queue_is_as_the_model_says(self) -> None:
+        state, books = self.state, self.queue.books()
+        self.quiet += 1
+        self.disk.note(state)
+        assert self.queue.check() == []
+        assert {key: getattr(books, key) for key in KEYS} == {key: state.counts[key] for key in KEYS}
+        assert (books.waiting, books.dead) == (len(state.waiting), len(state.dead))
+        assert self.queue.size() == len(state.waiting)
+        assert self._rows() == state.in_order(state.waiting)
+        assert {stored.rule_id for stored in load_rules(self.queue)} == set(state.rules)
 
 
-_KEYS = ("pushed", "trimmed", "discarded", "accepted", "dropped", "blacklisted", "purged")
+def _rows_on(path: Path, number: int) -> int:
+    """How many rows a page of a database that has no log may take with it."""
+    database, log = RawFile(path), RawFile(path.with_name("no log"))
+    pages = Pages(database, log, {}, None)
+    leaf, entry = read_leaf(pages.read(number), number), pages.entry(number)
+    database.close()
+    if entry is not None and entry.use in (Use.OVERFLOW, Use.OVERFLOW_FIRST):
+        return 1
+    return len(leaf.cells) if leaf and number > 1 else 0
+
+
+KEYS = sorted(set(Books.__dataclass_fields__) - {"waiting", "dead", "removed_by_1x", "maybe_twice"})
 
 TestQueueAgainstItsModel = QueueMachine.TestCase
-TestQueueAgainstItsModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestQueueAgainstItsModel.settings = settings(max_examples=25, stateful_step_count=50, deadline=None)
+
+
+class QueueMachineForLong(QueueMachine):
+    pass
+
+
+TestQueueAgainstItsModelForLong = pytest.mark.soak(pytest.mark.timeout(3600)(QueueMachineForLong.TestCase))
+TestQueueAgainstItsModelForLong.settings = settings(max_examples=1500, stateful_step_count=60, deadline=None)

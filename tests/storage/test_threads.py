@@ -73,6 +73,7 @@ def test_a_thread_that_dies_in_a_transaction_holds_nobody_up(queue: Queue) -> No
 
 
 def test_objects_for_one_file_share_its_connections_and_close_with_the_last(tmp_path: Path) -> None:
+    gc.collect()
     before = descriptors()
     queues = [make_queue(tmp_path) for _ in range(20)]
     for queue in queues:
@@ -118,7 +119,7 @@ push(queue, 2)
 assert time.monotonic() - begun < 1.5, "somebody still holds the turn"
 assert done + 2 <= queue.size() <= 1502
 assert queue.check() == []
-assert queue.database._at_work == {}, queue.database._at_work
+assert queue.database.work.threads == {}, queue.database.work.threads
 print("good")
 """
     assert run(code, tmp_path).strip() == "good"

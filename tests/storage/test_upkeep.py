@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pytest
 
     from infi.ramen_client.storage import Queue
+    from infi.ramen_client.storage._lease import PooledConnection
 
 
 MIB = 1024 * 1024
@@ -102,7 +103,7 @@ def test_a_checkpoint_that_fails_after_the_commit_is_logged_and_the_push_stands(
 ) -> None:
     monkeypatch.setattr("infi.ramen_client.storage.queue._WRITER_CHECKPOINT_FRAMES", 0)
     database = queue.database
-    take = database._take
+    take = database.take
 
     class FullDisk:
         def __getattr__(self, name: str) -> object:
@@ -113,7 +114,12 @@ def test_a_checkpoint_that_fails_after_the_commit_is_logged_and_the_push_stands(
         def __init__(self, connection: apsw.Connection) -> None:
             self.connection = connection
 
-    monkeypatch.setattr(database, "_take", lambda kind: FullDisk(take(kind)))
+    def take_on_full_disk(kind: Kind) -> PooledConnection:
+        pooled = take(kind)
+        pooled.connection = FullDisk(pooled.connection)  # type: ignore[assignment]
+        return pooled
+
+    monkeypatch.setattr(database, "take", take_on_full_disk)
     with caplog.at_level(logging.WARNING):
         push(queue, 3)
     monkeypatch.undo()

@@ -1,7 +1,8 @@
 """Disks that run full and disks that fail, under a living program.
 
-The last test lets each ``fdatasync``, ``fsync``, ``pwrite64`` and ``ftruncate`` of a whole program (``disk_error_run``) fail in turn. That
-what was acknowledged is on the platter, whatever sync failed before, is shown by ``test_power_cut_simulated``.
+The last test lets each ``fdatasync``, ``fsync``, ``pwrite64``, ``ftruncate`` and ``fallocate`` of a whole program (``disk_error_run``) fail in
+turn, some of them for a while: as a disk that fails, is full, or whose quota is used up. Disks that are full for good are in
+``test_storage_full_disk``. That what was acknowledged is on the platter, whatever sync failed before, is shown by ``test_power_cut_simulated``.
 """
 
 from __future__ import annotations
@@ -147,19 +148,32 @@ def test_a_push_whose_sync_failed_may_be_found_stored_by_the_next_program(
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize(
+    ("error", "until", "outcome"),
+    [
+        pytest.param("EIO", 0, ["unknown"], id="EIO"),
+        # With the log copied into the database the push finds room.
+        pytest.param("ENOSPC", 0, [], id="ENOSPC once"),
+        pytest.param("ENOSPC", 4, ["full"], id="ENOSPC"),
+        pytest.param("EDQUOT", 4, ["full"], id="EDQUOT"),
+        pytest.param("EFBIG", 4, ["full"], id="EFBIG"),
+    ],
+)
 @pytest.mark.parametrize("number", [2, 20])
 def test_a_push_whose_write_fails_stores_nothing_and_the_next_one_works(
-    tmp_path: Path, error: str, number: int, need_program: Callable[[str], None]
+    tmp_path: Path,
+    error: str,
+    until: int,
+    outcome: list[str],
+    number: int,
+    need_program: Callable[[str], None],
 ) -> None:
     need_program("strace")
     for when in calls_of_push(tmp_path, "pwrite64", number):
         directory = tmp_path / str(when)
-        *lines, (balance, *_) = faulty(directory, f"pwrite64:error={error}:when={when}")
+        *lines, (balance, *_) = faulty(directory, f"pwrite64:error={error}:when={when}..{when + until}")
         assert balance == "[]"
-        assert [word for word, _ in lines if word != "stored"] == [
-            "full" if error == "ENOSPC" else "unknown"
-        ], when
+        assert sorted({word for word, _ in lines} - {"stored"}) == outcome, when
         queue = make_queue(directory)
         assert drain(queue) == reqids(lines, "stored")
         assert_sound(queue)
@@ -200,16 +214,28 @@ def most_calls_of_a_thread(log: Path) -> int:
     return max(calls.values(), default=0)
 
 
-@pytest.mark.parametrize("call", ["fdatasync", "fsync", "pwrite64", "ftruncate"])
+@pytest.mark.parametrize(
+    ("call", "error", "times"),
+    [
+        ("fdatasync", "EIO", 1),
+        ("fsync", "EIO", 1),
+        ("pwrite64", "EIO", 1),
+        ("ftruncate", "EIO", 1),
+        ("pwrite64", "ENOSPC", 1),
+        ("pwrite64", "ENOSPC", 6),
+        ("pwrite64", "EDQUOT", 6),
+        ("fallocate", "ENOSPC", 1),
+    ],
+)
 @pytest.mark.parametrize(
     "most_points",
     [
-        pytest.param(6, marks=pytest.mark.system, id="sample"),
+        pytest.param(3, marks=pytest.mark.system, id="sample"),
         pytest.param(150, marks=[pytest.mark.soak, pytest.mark.timeout(3600)], id="long"),
     ],
 )
 def test_whatever_call_fails_the_program_goes_on_and_nothing_is_lost_or_doubled(
-    tmp_path: Path, call: str, most_points: int, need_program: Callable[[str], None]
+    tmp_path: Path, call: str, error: str, times: int, most_points: int, need_program: Callable[[str], None]
 ) -> None:
     need_program("strace")
     complaints = 0
@@ -219,13 +245,15 @@ def test_whatever_call_fails_the_program_goes_on_and_nothing_is_lost_or_doubled(
     assert total
     for point in range(1, total + 1, max(1, -(-total // most_points))):
         with RamenServer() as server:
-            fault = f"inject={call}:error=EIO:when={point}"
+            fault = f"inject={call}:error={error}:when={point}..{point + times - 1}"
             lines, fields = run_program(
                 tmp_path / str(point), server, "-o", os.devnull, "-e", f"trace={call}", "-e", fault
             )
             delivered = Counter(message.reqid for message in server.accepted)
         said = {line[1:] for line in lines if line[0] in "?!"}
         stored = {line[1:] for line in lines if line[0] == "="}
+        # A disk that is full leaves no doubt: nothing was stored.
+        assert error == "EIO" or not any(line[0] == "?" for line in lines)
         complaints += len(said)
         assert lines[-1] == "check []", (call, point)
         with QueueReader(QueueReaderConfig(fields)) as reader:

@@ -93,17 +93,22 @@ class Where:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--config``, ``--queue-dir``, ``--sender`` and ``--system-serial``, as one keyword ``where``."""
-
-    @click.option(
+def config_file_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--config``, as ``config_file``."""
+    return click.option(
         "--config",
         "-c",
         "config_file",
         metavar="FILE",
         envvar=_VARIABLE,
         help=f"The configuration (TOML); ${_VARIABLE} if not given.",
-    )
+    )(command)
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--config``, ``--queue-dir``, ``--sender`` and ``--system-serial``, as one keyword ``where``."""
+
+    @config_file_option
     @click.option("--queue-dir", metavar="DIR", help="The directory of the queue, over the configuration's.")
     @click.option("--sender", metavar="NAME", help="The sender, over the configuration's.")
     @click.option(

@@ -16,6 +16,9 @@ from infi.ramen_protocol._text import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from infi.ramen_client.health import Health
 
 _CELL_CHARS = 200
 _BYTE_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -47,6 +50,21 @@ def table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> str:
 def write_json(value: object) -> None:
     """Write one JSON document to stdout, indented. Numbers must be finite."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def health_as_json(health: Health) -> dict[str, Any]:
+    """A judgement as ``/healthz`` and ``ramen status --json`` have it."""
+    return {
+        "healthy": health.healthy,
+        "since": health.since_ms,
+        "waiting": health.waiting,
+        "oldest_waiting_seconds": health.oldest_waiting_seconds,
+        "last_success_at": health.last_success_at_ms,
+        "problems": [
+            {"trouble": problem.trouble.value, "text": problem.text, "since": problem.since_ms}
+            for problem in health.problems
+        ],
+    }
 
 
 def one_line(text: str, max_chars: int = _CELL_CHARS) -> str:

@@ -22,7 +22,7 @@ COMMANDS = {
     "dead": "List, show, retry, export or discard dead letters.",
     "blacklist": "List or lift the rules that a collector sent.",
     "purge": "Remove waiting messages, counted.",
-    "export": "Write out what a collector holds, as NDJSON.",
+    "export": "Write out what a collector holds, as NDJSON; or a queue for 1.x.",
     "rules": "Manage a collector's blacklist rules.",
     "tokens": "Manage a collector's tokens.",
 }

@@ -4,12 +4,12 @@
 
 - Nothing is created, healed or taken over. A 1.x file that 2.0 has not taken over is refused, with what is known of it.
 - Looking takes no write lock, and no read transaction lasts longer than a page of rows, so the write-ahead log can always be copied;
-  ``check`` alone reads the whole file at one instant.
+  ``check`` and ``export_to_1x`` alone read the whole file at one instant.
 - Changes are made in steps of bounded transactions, in which the writers' turns come in between, each durable when it returns and
   each counted in the books. A call that is interrupted has done a part.
 - What is in flight is the reader's: nothing here touches it.
 
-Everything that the commands ``status``, ``check``, ``dead``, ``blacklist`` and ``purge`` do is a call of this module.
+Everything that the commands ``status``, ``check``, ``dead``, ``blacklist``, ``purge`` and ``export --to-1x`` do is a call of this module.
 """
 
 from __future__ import annotations
@@ -38,24 +38,28 @@ from .errors import QueueClosed, QueueUnusable, ValidationError
 from .storage import (
     Books,
     Changed,
+    ChangedVersion,
     DeadHead,
+    ExportedTo1x,
     Matching,
     Payload,
     Purged,
+    Repaired,
     StoredRule,
     check,
     dead_head,
     dead_heads,
     discard_dead,
+    export_to_1x,
     lift_rules,
-    load_rules,
+    list_rules,
     now_ms,
     open_existing,
     purge,
     queue_files,
     read_dead,
     read_payload,
-    reader_holder,
+    repair,
     retry_dead,
     take_entries,
     take_snapshot,
@@ -71,9 +75,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Books",
     "Changed",
+    "ChangedVersion",
     "Condition",
     "DeadHead",
     "Delivery",
+    "ExportedTo1x",
     "Payload",
     "Purged",
     "QueueAdmin",
@@ -81,6 +87,7 @@ __all__ = [
     "Rates",
     "ReaderProcess",
     "ReaderState",
+    "Repaired",
     "Selection",
     "StoredRule",
     "find_queue",
@@ -184,15 +191,7 @@ class QueueAdmin:
         snapshot = take_snapshot(queue.database, queue.meta)
         seconds = time.monotonic() - began
         rates = rates_of(before, snapshot.entries.books, seconds) if sample_seconds > 0 else None
-        return status_of(queue, snapshot, self._holder(), rates, max_queue_size=self._max_queue_size)
-
-    def _holder(self) -> int | None:
-        try:
-            return reader_holder(self._path)
-        except OSError as error:
-            raise QueueUnusable(
-                f"{self._path}.reader: whether a reader runs cannot be seen: {error.strerror}. Check the file's owner and mode."
-            ) from error
+        return status_of(queue, snapshot, rates, max_queue_size=self._max_queue_size)
 
     def books(self) -> Books:
         """Where every message that was ever pushed into this queue is now."""
@@ -206,12 +205,28 @@ class QueueAdmin:
         """
         return check(self._queue.database)
 
+    def repair(self) -> Repaired:
+        """Set the books right where they are wrong: count what is there, and enter as found or damaged what nobody can account for.
+
+        Forgets damaged blacklist rules as well. Raises ``QueueBusy`` while a reader lives; it does all this itself when it begins.
+        """
+        return repair(self._queue.database)
+
     def purge(self, selection: Selection, *, dry_run: bool = False) -> Purged:
         """Remove waiting messages, counted as purged, but for what is in flight; ``dry_run``: only say how many.
 
         What is pushed after the call began stays.
         """
         return purge(self._queue.database, selection._matching(), dry_run=dry_run, sleep=self._sleep)  # noqa: SLF001
+
+    def export_to_1x(self, directory: str | os.PathLike[str]) -> ExportedTo1x:
+        """Copy the waiting messages into a file that a program of 1.x delivers, in a directory of its own; this queue stays as it is.
+
+        For the way back: stop what pushes and delivers, export, start 1.x with ``directory`` as its ``queue_dir``, and purge this
+        queue when 1.x has begun to deliver. Who lets both go on sends each message twice, under the same reqid. Raises ``QueueBusy``
+        while a reader lives, ``QueueUnusable`` where the directory has such a file already, ``DiskFull``; nothing was made then.
+        """
+        return export_to_1x(self._queue.database, directory)
 
     # Dead letters
 
@@ -259,7 +274,7 @@ class QueueAdmin:
         wanted = dict(fields or {})
         return [
             stored
-            for stored in load_rules(self._queue)
+            for stored in list_rules(self._queue.database)
             if all(getattr(stored.rule, name) == value for name, value in wanted.items())
         ]
 
@@ -268,7 +283,7 @@ class QueueAdmin:
 
         The server may send them again.
         """
-        return lift_rules(self._queue, rule_ids)
+        return lift_rules(self._queue.database, rule_ids)
 
 
 def find_queue(

@@ -17,7 +17,7 @@ from .errors import InvalidMessage, MessageTooLarge, WrongConfig
 from .storage import NewMessage, ReqidOrigin, now_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from uuid import UUID
 
@@ -27,6 +27,8 @@ logger = logging.getLogger("ramen_client")
 
 _LOOK_AGAIN_SECONDS = 0.02
 _MAX_PATHS_REMEMBERED = 1000
+_MAX_NAMES_REMEMBERED = 1000
+_PLAIN_VERSIONS = frozenset((str, int))
 _BIGGEST_INT = 2**63 - 1
 
 
@@ -47,6 +49,7 @@ class QueueWriter:
         self._checked_version = config.system_version
         self._store = open_queue(config)
         self._queue = OldQueue(self._store, config)
+        self._known_names: set[tuple[str, str, str | int]] = set()
         self._unserialisable_paths: set[tuple[str, str, str]] = set()
         self.unserialisable_count = 0
         """How many values this writer had to push as ``null``."""
@@ -135,17 +138,31 @@ class QueueWriter:
         each message has met its fate, not which: a rejected one is a dead letter. Raises ``QueueGone`` when the queue is taken away.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        point = self._store.push_point()
-        while not self._store.settled_up_to(point):
+        is_sent = self.sent_check()
+        while not is_sent():
             left = _LOOK_AGAIN_SECONDS
             if deadline is not None:
                 left = min(left, deadline - time.monotonic())
                 if left <= 0:
                     return False
             time.sleep(left)
+        return True
+
+    def sent_check(self) -> Callable[[], bool]:
+        """What ``wait_sent`` asks again and again: whether nothing that was pushed before this call waits any more.
+
+        For those who wait in a way of their own. The question raises ``QueueGone`` when the queue was taken away.
+        """
+        point = self._store.push_point()
+
+        def is_sent() -> bool:
+            if self._store.settled_up_to(point):
+                return True
             # Nothing ever leaves a file that was deleted.
             self._store.database.check_in_place()
-        return True
+            return False
+
+        return is_sent
 
     def _message(
         self,
@@ -155,7 +172,7 @@ class QueueWriter:
         data: Any,
         reqid: str | int | UUID | None = None,
     ) -> NewMessage:
-        category, data_type, data_version = checked_names(category, data_type, data_version)
+        category, data_type, data_version = self._checked_names(category, data_type, data_version)
         plain = self._plain_text(category, data_type, data)
         if len(plain) > min(self._config.max_message_bytes, self._config.max_queue_size):
             raise MessageTooLarge(
@@ -165,6 +182,21 @@ class QueueWriter:
         return _new_message(
             (category, data_type, data_version), self._system_version(), reqid, plain, compress(plain)
         )
+
+    def _checked_names(
+        self, category: str, data_type: str, data_version: str | int
+    ) -> tuple[str, str, str | int]:
+        """As ``checked_names``, but each name is looked at once: a program pushes few different ones."""
+        # Equal to what was checked, and of the very types: True equals 1, and what a subclass is equal to is its own affair.
+        if type(category) is type(data_type) is str and type(data_version) in _PLAIN_VERSIONS:
+            names = category, data_type, data_version
+            if names in self._known_names:
+                return names
+            names = checked_names(*names)
+            if len(self._known_names) < _MAX_NAMES_REMEMBERED:
+                self._known_names.add(names)
+            return names
+        return checked_names(category, data_type, data_version)
 
     def _system_version(self) -> str:
         """The configuration's, which may have been assigned since it was checked."""

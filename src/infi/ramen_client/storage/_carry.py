@@ -68,8 +68,10 @@ class Carrier:
         lost: int | None = None
         with self._database.transaction(Kind.READER) as connection:
             connection.execute(sql.ENTER_PUSHES)
+            before = work.tally.messages_alive
             for item in found:
                 work.tally.add(connection, item, now_ms=now)
+            connection.execute(sql.COUNT_CARRIED, (work.tally.messages_alive - before, 0, 0))
             work.done += len(found)
             if not found:
                 lost = _settle_accounts(connection, work.tally)
@@ -123,6 +125,8 @@ class Tally:
 
     messages: int = 0
     """Rows of ``message``; those that were damaged are dead letters now."""
+    messages_alive: int = 0
+    """Of these, those that can be sent."""
     dead: int = 0
     """Rows of ``dead_letter``."""
     inlet: int = 0
@@ -172,15 +176,16 @@ class Tally:
         *,
         doubtful: bool,
     ) -> int:
-        position = _place(connection, message, doubtful=doubtful)
-        if position is None:
-            return 0
-        if position == message.position:
-            self.top = max(self.top, position)
-        connection.execute(
-            sql.CARRY_MESSAGE, (position, *message.columns()[:-1], retried_at_ms, message.data)
-        )
-        connection.execute(sql.COUNT_CARRIED, (1, 0, 0))
+        columns = (*message.columns()[:-1], retried_at_ms, message.data)
+        connection.execute(sql.CARRY_IN_PLACE, (message.position, *columns))
+        if connection.changes():
+            self.top = max(self.top, message.position)
+        else:
+            position = _place(connection, message, doubtful=doubtful)
+            if position is None:
+                return 0
+            connection.execute(sql.CARRY_MESSAGE, (position, *columns))
+        self.messages_alive += 1
         return 1
 
 

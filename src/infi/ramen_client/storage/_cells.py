@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ._pages import PAGE_BYTES, SCHEMA_PAGE
@@ -215,10 +216,64 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return value - (1 << 64) if value >> 63 else value, at + 1
 
 
+class _Plan(NamedTuple):
+    """What a sound row's header says: its kinds, and of each column its kind and size; ``size`` is that of all."""
+
+    kinds: str
+    columns: tuple[tuple[int, int], ...]
+    size: int
+
+
+@lru_cache(maxsize=4096)
+def _plan(header: bytes) -> _Plan | None:
+    """The header of a row; None: it is none. Rows of a table have few different ones."""
+    if header[-1] >= _MORE:
+        return None  # its last number goes on behind it
+    at = size = 0
+    kinds, columns = "", []
+    while at < len(header):
+        kind, at = _varint(header, at)
+        if kind >= _FIRST_BLOB:
+            length = (kind - _FIRST_BLOB) >> 1
+            kinds += "t" if kind & 1 else "b"
+        elif 0 <= kind <= _ONE:
+            length = 8 if kind == _REAL else _INTEGER_BYTES[kind] if kind < _REAL else 0
+            kinds += "n" if kind == 0 else "r" if kind == _REAL else "i"
+        else:
+            return None
+        columns.append((kind, length))
+        size += length
+    return _Plan(kinds, tuple(columns), size) if at == len(header) else None
+
+
+def _values(
+    payload: bytes, start: int, columns: tuple[tuple[int, int], ...]
+) -> list[int | float | bytes | None]:
+    """The values of a whole row."""
+    values: list[int | float | bytes | None] = []
+    for kind, size in columns:
+        end = start + size
+        if kind >= _FIRST_BLOB:
+            values.append(payload[start:end])
+        elif kind == 0:
+            values.append(None)
+        elif kind < _REAL:
+            values.append(int.from_bytes(payload[start:end], "big", signed=True))
+        elif kind == _REAL:
+            values.append(struct.unpack(">d", payload[start:end])[0])
+        else:
+            values.append(kind - _ZERO)
+        start = end
+    return values
+
+
 def _decode(payload: bytes, length: int) -> Row | None:
     header_end, at = _varint(payload, 0)
     if not at < header_end <= min(len(payload), at + 9 * _MOST_COLUMNS):
         return None
+    plan = _plan(payload[at:header_end]) if len(payload) == length else None
+    if plan is not None and header_end + plan.size == length:
+        return Row(plan.kinds, _values(payload, header_end, plan.columns), True)
     kinds = []
     values: list[int | float | bytes | None] = []
     start = header_end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import apsw
@@ -12,6 +13,7 @@ from infi.ramen_client.errors import QueueUnusable
 
 from . import _statements as sql
 from ._errors import BUSY_TIMEOUT_SECONDS, Damaged
+from ._reserve import set_chunk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +23,23 @@ OLDEST_SAFE_SQLITE = (3, 51, 3)
 
 _JOURNAL_SIZE_LIMIT_BYTES = 4 * 1024 * 1024
 """Above what the WAL has between two checkpoints, so that it is written over and not cut and made to grow again."""
+
+
+_MOST_EMPTY_PAGES = 10_000
+"""A schema of 40 MB is none of ours; a negative or enormous one would make the size limit throw away everything, or nothing."""
+
+
+class Kind(IntEnum):
+    """What a connection is for."""
+
+    FULL = 0
+    """Commits are on the platter when they return."""
+    NORMAL = 1
+    """Commits survive a killed process, not a power cut."""
+    READER = 2
+    """As NORMAL, for the active reader, which gives up waiting when it is told to stop."""
+    WATCH = 3
+    """Looks for other connections' commits and writes nothing; its ``data_version`` compares with itself alone."""
 
 
 def refuse_unsafe_sqlite(version: str = apsw.sqlite_lib_version()) -> None:
@@ -41,6 +60,7 @@ def open_connection(path: Path) -> apsw.Connection:
         connection.wal_autocheckpoint(0)
         persistent = ctypes.c_int(1)
         connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(persistent))
+        set_chunk(connection)
         # Closing is on the path of a fork; checkpoints have their owner.
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.pragma("journal_size_limit", _JOURNAL_SIZE_LIMIT_BYTES)
@@ -64,9 +84,19 @@ class Meta:
 
 def read_meta(connection: apsw.Connection, path: Path) -> Meta:
     """Read it; ``QueueUnusable`` when it is missing, or says that this version must not use the file."""
-    row = connection.execute(sql.READ_META).get
+    try:
+        row = connection.execute(sql.READ_META).get
+    except UnicodeDecodeError:
+        raise Damaged(f"{path}: is damaged (what it says of itself is no text).") from None
     if row is None:
         raise Damaged(f"{path}: is damaged (it does not say what it is). Move it away to start afresh.")
+    numbers = row[:2] + row[3:4] + row[5:]
+    texts = row[2], row[4]
+    are_sound = all(isinstance(number, int) for number in numbers) and all(
+        isinstance(text, str) for text in texts
+    )
+    if not are_sound or not 0 < row[5] <= _MOST_EMPTY_PAGES:
+        raise Damaged(f"{path}: is damaged (what it says of itself cannot be).")
     min_reader, min_writer, queue_id, inlet_boundary, inlet_system_version, empty_pages = row
     needed = max(min_reader, min_writer)
     if needed > sql.FORMAT:

@@ -38,6 +38,7 @@ from ._files import (
 from ._filesystem import warn_of_unfit
 from ._locks import WritersLock
 from ._registry import no_fork_meanwhile, shared_database
+from ._reserve import hold_log, hold_spare, refuse_deadly_disk
 from ._salvage import FoundMessage, FoundRow, Salvage
 from ._trim import live_pages
 
@@ -177,16 +178,18 @@ def _make_or_check_in_turn(
 ) -> tuple[Meta, int | None]:
     # SQLite would make the file readable by everybody.
     make_empty_file(path, access)
-    # On a full disk there would be no room for them when somebody wants them.
-    for lock_file in (".reader", ".sync"):
-        make_empty_file(path.with_name(path.name + lock_file), access)
     if not is_regular_file(path):
         raise QueueUnusable(
             f"{path}: is not a regular file (a link or a directory is in its place). Remove it."
         )
     wal = path.with_name(path.name + "-wal")
     had_wal = wal.exists()
+    refuse_deadly_disk(path)
     prepared = _prepare(path, place, first_position)
+    # On a full disk there would be no room for them when somebody wants them. Not before: they say that the file is a queue.
+    for lock_file in (".reader", ".sync"):
+        make_empty_file(path.with_name(path.name + lock_file), access)
+    hold_log(path)
     if not had_wal:
         # SQLite syncs the directory after making the WAL only if the same connection syncs it first.
         sync_directory(path.parent)
@@ -204,6 +207,7 @@ def _prepare(path: Path, place: Place, first_position: int) -> tuple[Meta, int |
             _make_schema(connection, path, place, first_position)
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         taken_over = _count_inlet(connection)
+        hold_spare(connection)
         return read_meta(connection, path), taken_over
     except apsw.SQLError as error:
         # A statement of ours that does not fit a file that says it is ours.
@@ -222,6 +226,8 @@ def _is_ours(connection: apsw.Connection, path: Path) -> bool:
         return True
     empty = not connection.execute(sql.SCHEMA_SIZE).get
     of_1x = connection.execute(sql.INLET_COLUMNS).get == sql.COLUMNS_OF_1X
+    if application and connection.execute(sql.META_COLUMNS).get.startswith(sql.COLUMNS_OF_META):
+        raise Damaged(f"{path}: its header is damaged (its tables are a queue's)")
     if application or connection.pragma("user_version") or not (empty or of_1x):
         raise QueueUnusable(
             f"{path}: is a database of another program. Move it away, or use another queue_dir."

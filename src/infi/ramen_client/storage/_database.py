@@ -10,27 +10,29 @@ Invariants:
 - No connection creates the file. It is opened under the identity (device, inode) that it had when this object was made, and only
   while it says the same queue id, since an inode's number is used again; else ``QueueGone``. But where it was found damaged and put
   aside, this object goes on with the file that took its place (``_aside``).
+- A connection is lent only while the log at its path is the one that the connections have open. A log that was deleted under them is
+  copied into the database by whoever notices, since only they can still read it; then all begin a new one.
 - A write transaction looks whether its file is still at the path after its ``BEGIN``. Whoever puts a file aside holds SQLite's own
   lock on it if that is possible, so what is committed to a file that is put aside was committed before.
+- A file that is put back to an older state in its place (a backup that is copied over it) is noticed by the next push or the next
+  transaction of the reader, since its highest position only ever grows; it is then treated as damaged (``check_head``).
 - Every write transaction sees a change of the schema before it writes: a newer version that raised ``min_writer`` shuts this
   one out at once (``QueueUnusable``).
 - A connection in an unknown state is closed, never used again.
 - A durable transaction is on the platter when it has ended. While this process is alone, SQLite syncs in ``COMMIT``; where others
   wanted the writers' turn at the same time, it is synced after the turn (``_sync``), so that nobody waits for the disk with it.
+- Before a commit that makes the database longer, its file is made as long, so that a full disk cannot keep the log from being copied
+  (``_reserve``).
 - There is one ``Database`` for each file in a process, shared by its writers and readers (``_registry``), since two of them would
   not see each other's thread locks.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import threading
 import time
 from contextlib import contextmanager, suppress
-from enum import IntEnum
-from itertools import count
 from typing import TYPE_CHECKING
 
 import apsw
@@ -39,44 +41,30 @@ from infi.ramen_client.errors import DiskFull, QueueError, QueueForked, QueueGon
 
 from . import _statements as sql
 from ._aside import is_aside
-from ._connection import Meta, WalGauge, open_connection, read_meta
-from ._errors import BUSY_TIMEOUT_SECONDS, UncertainCommit, commit_error, is_failed_sync, plain_error
-from ._locks import PATIENCE_SECONDS, WritersLock
+from ._connection import Kind, Meta, WalGauge, open_connection, read_meta
+from ._errors import Damaged, UncertainCommit, is_failed_sync, plain_error
+from ._lease import Lease, PooledConnection, Transaction
+from ._locks import WritersLock
+from ._log import LogWatch
 from ._patience import ReaderPatience
+from ._reserve import hold_log, hold_spare
 from ._sync import SharedSync, Unconfirmed
+from ._work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from types import TracebackType
 
     from ._files import Access
+
+__all__ = ["Database", "Kind"]
 
 logger = logging.getLogger("ramen_client")
 
 _MAX_IDLE_CONNECTIONS = 2
 """A kind's connections that stay open while nobody uses them; more were a burst of threads."""
 
-_FORK_PATIENCE_SECONDS = BUSY_TIMEOUT_SECONDS + 2 * PATIENCE_SECONDS
-"""The longest that a transaction can wait for others. A fork that waited longer goes on; its child is refused the queue."""
-
-_MOST_SUCCESSORS = 3
-"""A file that is put aside again while we are on our way to it is out of order."""
-
 _CHECKPOINT_WARNING_EVERY_SECONDS = 60.0
-
-
-class Kind(IntEnum):
-    """What a connection is for."""
-
-    FULL = 0
-    """Commits are on the platter when they return."""
-    NORMAL = 1
-    """Commits survive a killed process, not a power cut."""
-    READER = 2
-    """As NORMAL, for the active reader, which gives up waiting when it is told to stop."""
-    WATCH = 3
-    """Looks for other connections' commits and writes nothing; its ``data_version`` compares with itself alone."""
 
 
 class Database:
@@ -84,6 +72,7 @@ class Database:
 
     def __init__(self, path: Path, identity: tuple[int, int], meta: Meta, access: Access) -> None:
         self.path = path
+        self._path_text = os.fspath(path)
         self.identity = identity
         self.meta = meta
         self.files = 1
@@ -94,15 +83,14 @@ class Database:
         self.reader_patience = ReaderPatience()
         self._wal = WalGauge()
         self._schema_version: int | None = None
+        self._head = 0  # the highest position that is known to be committed
+        self._log = LogWatch(path)
         self._checkpoint_warned_at: float | None = None
-        self._pid = os.getpid()
+        self.pid = os.getpid()
+        """The process that this object belongs to; in another one it must not be used."""
         self._generation = 0
-        # Guards everything below. Held by the forking thread over a fork.
-        self._guard = threading.RLock()
-        self._work_ended = threading.Condition(self._guard)
-        self._idle: tuple[list[apsw.Connection], ...] = tuple([] for _ in Kind)
-        self._fork_pending = False
-        self._at_work: dict[int, int] = {}  # what is under way (a number of its own), and in which thread
+        self.work = Work(path)
+        self._idle: tuple[list[PooledConnection], ...] = tuple([] for _ in Kind)
         self._wakers: list[Callable[[], None]] = []
 
     def __del__(self) -> None:
@@ -114,7 +102,7 @@ class Database:
     @property
     def is_of_this_process(self) -> bool:
         """False after a fork that no hook could prepare."""
-        return self._pid == os.getpid()
+        return self.pid == os.getpid()
 
     def check_process(self) -> None:
         """Raise ``QueueForked`` after a fork that no hook could prepare."""
@@ -127,24 +115,28 @@ class Database:
 
     def is_in_place(self) -> bool:
         """Whether the path leads to this file (one ``stat``)."""
+        return self.file_bytes() is not None
+
+    def file_bytes(self) -> int | None:
+        """How long this file is (one ``stat``), None when the path does not lead to it."""
         try:
-            found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116 - on the path of every push
+            found = os.lstat(self._path_text)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return None
         except OSError as error:
             raise plain_error(self.path, error) from error
-        return (found.st_dev, found.st_ino) == self.identity
+        return found.st_size if (found.st_dev, found.st_ino) == self.identity else None
 
     def check_in_place(self) -> None:
         """Make sure that the path leads to this file, or go on with its successor; else raise ``QueueGone``."""
         if not self.is_in_place():
-            self._follow()
+            self.follow()
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Go on with the file that took the place of ours, if ours was put aside; else raise ``QueueGone``."""
         if not is_aside(self.path, self.identity):
             raise self._gone()
-        if self.writers_lock.is_mine:
+        if self.writers_lock.is_mine():
             self.rebind()
         else:  # whoever makes the new file has the turn
             with self.writers_lock.turn():
@@ -163,12 +155,43 @@ class Database:
             raise self._gone() from error
         finally:
             connection.close()
-        with self._guard:
+        with self.work.guard:
             self.identity, self.meta = (found.st_dev, found.st_ino), meta
             self.files += 1
             self._generation += 1
             self._schema_version = None
+            self._head = 0
             self._close_idle()
+            self._log.note_closed()
+
+    def _leave_log(self) -> None:
+        """Go on with a new log where the one that is open was deleted."""
+        self.check_in_place()
+        if not self.writers_lock.is_mine():
+            with self.writers_lock.turn():
+                return self._leave_log()
+        if self._log.is_in_place():
+            return None  # another thread was faster
+        is_saved = not self._log.has_successor() and self._copy_log()
+        head = self._head
+        self._close_idle()  # before anything is opened: a process's connections share what belongs to the log
+        self.rebind()
+        self._head = head  # so that it is noticed when something is missing
+        hold_log(self.path)
+        logger.error(
+            "%s-wal: was deleted under this program%s. It is part of the queue: never remove it while programs use the queue.",
+            self.path,
+            "; what was in it is saved" if is_saved else ", and what was in it may be lost",
+        )
+        return None
+
+    def _copy_log(self) -> bool:
+        """Copy the log that the connections have open into the database; whether all of it is there now."""
+        for connections in self._idle:
+            for pooled in connections:
+                frames, copied = pooled.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                return bool(frames == copied)
+        return False
 
     def _gone(self) -> QueueGone:
         return QueueGone(
@@ -176,43 +199,40 @@ class Database:
             "Build a new writer or reader."
         )
 
-    # Work: whoever holds a connection or the writers' turn is inside, so that a fork can wait for the end of it.
+    # Connections
 
-    def _begin_work(self, work: int) -> None:
-        self.check_process()
-        me = threading.get_ident()
-        with self._guard:
-            while self._fork_pending and me not in self._at_work.values():
-                self._work_ended.wait()
-            self._at_work[work] = me
-
-    def _end_work(self, work: int) -> None:
-        with self._guard:
-            self._at_work.pop(work, None)
-            if self._fork_pending:
-                self._work_ended.notify_all()
-
-    def connection(self, kind: Kind) -> _Lease:
+    def connection(self, kind: Kind) -> Lease:
         """Lend a connection to the calling thread, for reading."""
-        return _Lease(self, kind)
+        return Lease(self, kind)
 
-    def transaction(self, kind: Kind) -> _Transaction:
-        """Take the writers' turn and hold one write transaction; an exception rolls it back."""
-        return _Transaction(self, kind)
+    def transaction(self, kind: Kind, *, spare_bytes: int = 0) -> Transaction:
+        """Take the writers' turn and hold one write transaction; an exception rolls it back.
 
-    def _take(self, kind: Kind) -> apsw.Connection:
+        ``spare_bytes``: how much longer than the database its file must be afterwards if it makes the database longer, else
+        ``DiskFull``.
+        """
+        return Transaction(self, kind, spare_bytes)
+
+    def take(self, kind: Kind) -> PooledConnection:
+        """Give an idle connection, or a new one."""
+        if not self._log.is_in_place():
+            self._leave_log()
         try:
             return self._idle[kind].pop()
         except IndexError:
-            return self._connect(kind)
+            return PooledConnection(self._connect(kind))
 
-    def _give_back(self, kind: Kind, connection: apsw.Connection, of_file: int) -> None:
+    def give_back(self, kind: Kind, pooled: PooledConnection, of_file: int) -> None:
+        """Keep a connection for the next, or close it: one of a former file, one in an unknown state, one too many."""
         idle = self._idle[kind]
-        is_current = of_file == self.files and not connection.in_transaction
-        if is_current and len(idle) < _MAX_IDLE_CONNECTIONS:
-            idle.append(connection)
+        if (
+            of_file == self.files
+            and not pooled.connection.in_transaction
+            and len(idle) < _MAX_IDLE_CONNECTIONS
+        ):
+            idle.append(pooled)
         else:
-            connection.close()
+            pooled.connection.close()
 
     def _connect(self, kind: Kind) -> apsw.Connection:
         self.check_in_place()
@@ -221,6 +241,7 @@ class Database:
             # Between the check and the opening the path may have been replaced, and inode numbers are used again.
             self.check_in_place()
             self._check_is_same(connection)
+            self._log.note_opened()
             connection.pragma("synchronous", "FULL" if kind is Kind.FULL else "NORMAL")
             connection.set_wal_hook(self._wal.note)
             if kind is Kind.READER:
@@ -231,18 +252,37 @@ class Database:
         return connection
 
     def _check_is_same(self, connection: apsw.Connection) -> None:
-        if connection.execute(sql.READ_QUEUE_ID).get != self.meta.queue_id:
+        if connection.execute(sql.READ_QUEUE_ID).get != self.meta.queue_id.encode():
             raise self._gone()
 
-    def _check_schema(self, connection: apsw.Connection) -> None:
+    def check_schema(self, connection: apsw.Connection) -> None:
+        """In a transaction: look whether a newer version shuts this one out."""
         found = connection.execute(sql.SCHEMA_VERSION).get
         if found != self._schema_version:
             read_meta(connection, self.path)
             self._schema_version = found
 
+    def check_head(self, head: int | None) -> None:
+        """Notice that the file is an older one than it was: ``Damaged``.
+
+        To be called in a write transaction, with the highest position; None: the books are gone, which says nothing about it.
+        """
+        if head is None:
+            return
+        if head < self._head:
+            raise Damaged(
+                f"{self.path}: was put back to an older state, which ends at message {head} instead of {self._head}"
+            )
+        self._head = head
+
+    def note_head(self, head: int) -> None:
+        """To be called after the commit of a push."""
+        self._head = max(self._head, head)
+
     # Syncs and checkpoints
 
-    def _confirm(self, failed_before: int, *, synced: bool) -> None:
+    def confirm(self, failed_before: int, *, synced: bool) -> None:
+        """Return when what was committed is on the platter, or raise ``UncertainCommit``; as ``SharedSync.confirm``."""
         try:
             self._sync.confirm(failed_before, synced=synced)
         except Unconfirmed as error:
@@ -251,16 +291,18 @@ class Database:
                 "Check the disk."
             ) from error
 
-    def _ready_to_sync(self, connection: apsw.Connection) -> int:
+    def ready_to_sync(self, connection: apsw.Connection) -> int:
         """With the writers' turn, before a durable transaction: mend what a failed sync left.
 
-        Returns what ``_confirm`` wants to know.
+        Returns what ``confirm`` wants to know.
         """
         record = self._sync.read()
         if record.is_doubtful:
             try:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
                 self._sync.note_mended(record)
+                hold_log(self.path)
+                hold_spare(connection)
             except (apsw.IOError, OSError) as error:
                 raise QueueError(
                     f"{self.path}: the disk did not confirm an earlier write, and still fails ({error}); nothing was stored. "
@@ -268,7 +310,8 @@ class Database:
                 ) from error
         return record.failed
 
-    def _note_failed_sync(self, error: apsw.Error) -> None:
+    def note_failed_sync(self, error: apsw.Error) -> None:
+        """Have the others know, if it was a sync that SQLite could not do."""
         if is_failed_sync(error):
             with suppress(OSError):
                 self._sync.note_failure()
@@ -286,15 +329,16 @@ class Database:
             try:
                 if self._sync.read().is_doubtful:
                     with self.writers_lock.turn():
-                        self._ready_to_sync(connection)
+                        self.ready_to_sync(connection)
                     return
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
                 with self.writers_lock.turn():
                     frames, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                    hold_spare(connection)
             except apsw.BusyError:  # somebody else is at it; here SQLite does not wait
                 return
             except apsw.Error as error:
-                self._note_failed_sync(error)
+                self.note_failed_sync(error)
                 raise
         self._wal.note_checkpoint(frames, copied)
 
@@ -326,12 +370,12 @@ class Database:
 
     def add_waker(self, wake: Callable[[], None]) -> None:
         """Have ``wake`` called after each push of this process."""
-        with self._guard:
+        with self.work.guard:
             self._wakers = [*self._wakers, wake]
 
     def remove_waker(self, wake: Callable[[], None]) -> None:
         """Undo ``add_waker``."""
-        with self._guard:
+        with self.work.guard:
             self._wakers = [other for other in self._wakers if other != wake]
 
     def wake_readers(self) -> None:
@@ -346,14 +390,13 @@ class Database:
 
         After an error, and after ``_FORK_PATIENCE_SECONDS`` (``QueueError``), all is as before.
         """
-        self._guard.acquire()
+        self.work.pause()
         try:
-            self._fork_pending = True
-            self._wait_for_work_to_end()
             self._close_idle()
-            if not self._at_work:
+            if not self.work.threads:
                 self.writers_lock.close()
                 self._sync.close()
+                self._log.note_closed()
             self._generation += 1
         except BaseException:
             self.resume_in_parent()
@@ -368,173 +411,23 @@ class Database:
         finally:
             self.resume_in_parent()
 
-    def _wait_for_work_to_end(self) -> None:
-        me = threading.get_ident()
-        ended = self._work_ended.wait_for(
-            lambda: all(thread == me for thread in self._at_work.values()), _FORK_PATIENCE_SECONDS
-        )
-        if not ended:
-            raise QueueError(f"{self.path}: a fork could not wait for a transaction to end")
-
     def resume_in_parent(self) -> None:
         """After a fork, in the parent."""
-        self._fork_pending = False
-        self._work_ended.notify_all()
-        self._guard.release()
+        self.work.go_on()
 
     def resume_in_child(self) -> None:
         """After a fork, in the child, where no other thread exists."""
-        interrupted = bool(self._at_work)
-        self._guard = threading.RLock()
-        self._work_ended = threading.Condition(self._guard)
-        self._fork_pending = False
+        interrupted = bool(self.work.threads)
+        self.work.reset_in_child()
         self._wakers = []
         # A fork out of the middle of our own transaction (from a signal handler) left its connection open: the child keeps
         # the parent's process id on record, so that it refuses to work instead of writing through it.
         if not interrupted:
             self.writers_lock.reset_in_child()
             self._sync.reset_in_child()
-            self._pid = os.getpid()
+            self.pid = os.getpid()
 
     def _close_idle(self) -> None:
         for connections in self._idle:
             while connections:
-                connections.pop().close()
-
-
-_works = count()
-
-
-class _Lease:
-    """A connection lent to a thread for the length of a ``with``.
-
-    An exception of a signal handler may come between any two bytecodes, also in here. So every step of ``_end`` may be repeated, and
-    is, at the latest when the ``with`` lets go of this object.
-    """
-
-    __slots__ = ("_connection", "_database", "_kind", "_of_file", "_work")
-
-    def __init__(self, database: Database, kind: Kind) -> None:
-        self._database = database
-        self._kind = kind
-        self._of_file = database.files
-        self._work: int | None = None
-        self._connection: apsw.Connection | None = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_work", None) is not None:  # it may have been interrupted in __init__
-            self._end()
-
-    def __enter__(self) -> apsw.Connection:
-        database = self._database
-        self._work = next(_works)
-        try:
-            database._begin_work(self._work)  # noqa: SLF001
-            return self._begin()
-        except (apsw.Error, OSError) as error:
-            self._end()
-            raise plain_error(database.path, error) from error
-        except BaseException:
-            self._end()
-            raise
-
-    def _begin(self) -> apsw.Connection:
-        return self._take()
-
-    def _take(self) -> apsw.Connection:
-        # Read before: if the file changes in between, the connection counts as one of the old file, and is closed.
-        self._of_file = self._database.files
-        connection = self._connection = self._database._take(self._kind)  # noqa: SLF001
-        return connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            # Forked in the middle: the parent goes on, and holds the locks that this process seems to have.
-            self._database.check_process()
-            if error is None:
-                self._commit()
-        finally:
-            self._end()
-        if isinstance(error, (apsw.Error, OSError)):
-            raise plain_error(self._database.path, error) from error
-
-    def _commit(self) -> None:
-        """Nothing is to be committed after reading."""
-
-    def _end(self) -> None:
-        if self._work is None:
-            return
-        database = self._database
-        # Whoever is interrupted after this line leaves the connection to nobody, and so it is closed.
-        connection, self._connection = self._connection, None
-        if not database.is_of_this_process:
-            if connection is not None:
-                _abandon(connection)
-            return
-        if connection is not None:
-            if connection.in_transaction:
-                with suppress(apsw.Error):  # closing it does the same
-                    connection.execute(sql.ROLLBACK)
-            database._give_back(self._kind, connection, self._of_file)  # noqa: SLF001
-        self._end_turn()
-        database._end_work(self._work)  # noqa: SLF001
-        self._work = None
-
-    def _end_turn(self) -> None:
-        """No turn is taken for reading."""
-
-
-class _Transaction(_Lease):
-    """A write transaction for the length of a ``with``."""
-
-    __slots__ = ("_failed_before", "_has_turn", "_is_durable")
-
-    def __init__(self, database: Database, kind: Kind) -> None:
-        super().__init__(database, kind)
-        self._has_turn = False
-        self._is_durable = kind is Kind.FULL
-        self._failed_before = 0
-
-    def _begin(self) -> apsw.Connection:
-        database = self._database
-        database.writers_lock.refuse_nesting()
-        self._has_turn = True  # before it is so: giving back too much does no harm
-        database.writers_lock.acquire(database.reader_patience if self._kind is Kind.READER else None)
-        if self._is_durable and database.writers_lock.is_contended:
-            self._kind = Kind.NORMAL  # and a sync after the turn
-        for _ in range(_MOST_SUCCESSORS):
-            connection = self._take()
-            if self._is_durable:
-                self._failed_before = database._ready_to_sync(connection)  # noqa: SLF001
-            connection.execute(sql.BEGIN)
-            if database.is_in_place():
-                break
-            self._connection = None
-            connection.close()
-            database._follow()  # noqa: SLF001
-        database._check_schema(connection)  # noqa: SLF001
-        return connection
-
-    def _commit(self) -> None:
-        if self._connection is None:
-            return
-        try:
-            self._connection.execute(sql.COMMIT)
-        except apsw.Error as error:
-            self._database._note_failed_sync(error)  # noqa: SLF001
-            raise commit_error(self._database.path, error) from error
-        if self._is_durable:
-            self._end_turn()
-            self._database._confirm(self._failed_before, synced=self._kind is Kind.FULL)  # noqa: SLF001
-
-    def _end_turn(self) -> None:
-        if self._has_turn:
-            self._database.writers_lock.release()
-            self._has_turn = False
-
-
-def _abandon(connection: apsw.Connection) -> None:
-    """Keep a connection that a fork copied from ever being closed: its rollback would work on the parent's ``-shm``."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+                connections.pop().connection.close()

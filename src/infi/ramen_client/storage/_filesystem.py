@@ -98,6 +98,15 @@ def kind_of(directory: Path, mounts: Path = _MOUNTS) -> str:
     return found
 
 
+def free_bytes(directory: Path) -> int | None:
+    """What this process's user may still use of a directory's file system; None: it cannot be seen."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
 class FreeSpace:
     """Whether a file system has less free than is to be left; looked at once a second and once for each MiB pushed."""
 
@@ -118,10 +127,9 @@ class FreeSpace:
         now = self._monotonic()
         self._pushed_bytes += pushed_bytes
         if self._pushed_bytes >= _LOOK_EVERY_BYTES or now - self._looked_at >= _LOOK_EVERY_SECONDS:
-            try:
-                found = os.statvfs(self._directory)
-            except OSError:
+            found = free_bytes(self._directory)
+            if found is None:
                 return False  # the push itself will say what is wrong
-            self._free_bytes = found.f_bavail * found.f_frsize
+            self._free_bytes = found
             self._looked_at, self._pushed_bytes = now, pushed_bytes
         return self._free_bytes - self._pushed_bytes < self._min_free_bytes

@@ -75,7 +75,7 @@ def move_inlet(connection: apsw.Connection, meta: Meta, system_version: str, *, 
         # 1.x sends the row number where there is no reqid, and where it is empty.
         identity = (reqid, ReqidOrigin.CALLER) if reqid else (str(last).encode(), ReqidOrigin.ROW_NUMBER)
         row = (position, category, data_type, data_version, version.encode(), *identity, pushed_at or now_ms)
-        message = _message(row, data)
+        message = message_of_1x(row, data)
         if isinstance(message, NewMessage):
             connection.execute(sql.INSERT_MESSAGE, (position, *message.columns()))
         else:
@@ -94,8 +94,11 @@ def move_inlet(connection: apsw.Connection, meta: Meta, system_version: str, *, 
     return Moved(moved, buried, first_reason)
 
 
-def _message(row: tuple[Any, ...], data: bytes | None) -> NewMessage | str:
-    """The message that a 1.x row is, or what is wrong with it."""
+def message_of_1x(row: tuple[Any, ...], data: bytes | None) -> NewMessage | str:
+    """The message that a 1.x row is, or what is wrong with it.
+
+    ``row`` is position, category, data_type, data_version, system_version, reqid, its origin and the time of the push; text as bytes.
+    """
     _, category, data_type, data_version, system_version, reqid, origin, pushed_at = row
     measured = _measure(data or b"")
     if measured is None:

@@ -25,7 +25,7 @@ from infi.ramen_client.errors import QueueBusy
 from ._files import open_lock_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ._files import Access
@@ -54,7 +54,7 @@ class WritersLock:
         self._path = path
         self._access = access
         # Guards _descriptor, and gives this process's threads their turns. Reentrant only to know whose it is.
-        self._threads = threading.RLock()
+        self.reset_in_child()
         self._descriptor: int | None = None
         self._waited_at = float("-inf")
 
@@ -63,15 +63,9 @@ class WritersLock:
         """Whether somebody else wanted the turn at the same time, now or a moment ago."""
         return time.monotonic() - self._waited_at < _CONTENDED_FOR_SECONDS
 
-    @property
-    def is_mine(self) -> bool:
-        """Whether the calling thread has the turn."""
-        mine: bool = self._threads._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001
-        return mine
-
     def refuse_nesting(self) -> None:
         """Raise ``QueueBusy`` when this very thread has the turn (a signal handler in a push): it would wait for itself."""
-        if self.is_mine:
+        if self.is_mine():
             raise QueueBusy(
                 f"{self._path.stem}: this thread is in the middle of another operation on the queue, which a signal handler "
                 "interrupted; nothing was stored. Push from a thread, or later."
@@ -82,7 +76,7 @@ class WritersLock:
 
         Call ``refuse_nesting`` before.
         """
-        if not self._wait_for_threads(patience):
+        if not (self._threads.acquire(blocking=False) or self._wait_for_threads(patience)):
             return
         if self._descriptor is None:
             self._descriptor = open_lock_file(self._path, self._access)
@@ -91,8 +85,6 @@ class WritersLock:
             _wait_for_flock(self._descriptor, patience)
 
     def _wait_for_threads(self, patience: ReaderPatience | None) -> bool:
-        if self._threads.acquire(blocking=False):
-            return True
         self._waited_at = time.monotonic()
         if patience is None:
             return self._threads.acquire(timeout=PATIENCE_SECONDS)
@@ -104,7 +96,7 @@ class WritersLock:
 
     def release(self) -> None:
         """Give the turn to the next; harmless for who has it not."""
-        if self.is_mine:
+        if self.is_mine():
             try:
                 if self._descriptor is not None:
                     fcntl.flock(self._descriptor, fcntl.LOCK_UN)
@@ -130,6 +122,8 @@ class WritersLock:
     def reset_in_child(self) -> None:
         """In a forked child: the parent's thread lock may have been held by a thread that is not here."""
         self._threads = threading.RLock()
+        self.is_mine: Callable[[], bool] = self._threads._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
+        """Whether the calling thread has the turn."""
 
 
 def _try_flock(descriptor: int) -> bool:

@@ -44,6 +44,7 @@ _CHAIN_BYTES: Final = PAGE_BYTES - 4
 _CHAIN_VISITS: Final = 8
 """So many rows, copies and broken ones included, may claim an overflow page; it bounds the work that crossed chains make."""
 
+_EMPTY_PAGE: Final = bytes(PAGE_BYTES)
 _LARGEST_OVERLAID: Final = 2**24
 """A page number of the log is not believed beyond 64 GiB, where the database has no such page itself: memory goes by the last page."""
 
@@ -129,6 +130,9 @@ class Pages:
         said = int.from_bytes(first[_PAGE_COUNT_OFFSET : _PAGE_COUNT_OFFSET + 4], "big")
         if page_count is None:
             page_count = said if 0 < said <= self.last else self.last
+        # SQLite takes a file that was lengthened ahead for the database's size when it begins a log.
+        while 0 < said < page_count and self.read(page_count) == _EMPTY_PAGE:
+            page_count -= 1
         self.page_count = page_count
         """The database's size; pages behind it are left-overs."""
         self._largest_parent = max(page_count, said, self.last)  # a parent may be cut off

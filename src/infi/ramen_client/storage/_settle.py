@@ -9,46 +9,42 @@ from . import _statements as sql
 from ._rows import Fate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import apsw
 
-    from ._rows import Settlement, StoredMessage
+    from ._rows import Death, Settlement, StoredMessage
 
 _DISCARD_MOST_BYTES = 64 * 1024 * 1024
 """As large as the largest message by default, so that dead letters cannot come faster than they go."""
 
 
-def settle(connection: apsw.Connection, settlements: Iterable[Settlement], *, now_ms: int) -> None:
+def settle(
+    connection: apsw.Connection, settlements: Sequence[Settlement], *, now_ms: int, are_leased: bool = True
+) -> None:
     """Remove messages from the waiting ones and count each under its fate.
 
-    By position and reqid: a message that an operator took away meanwhile was counted then and is passed over.
+    By position and reqid: a message that an operator took away meanwhile was counted then and is passed over. ``are_leased``: end
+    their leases, too; what is frozen ends with its batch.
     """
     connection.execute(sql.ENTER_PUSHES)
     counts: Counter[Fate] = Counter()
     dead_bytes = 0
+    leaving: dict[Fate, list[StoredMessage]] = {}
     for settlement in settlements:
-        message = settlement.message
-        if settlement.death is not None:
-            death = settlement.death
-            connection.execute(
-                sql.BURY,
-                (
-                    now_ms,
-                    death.reason,
-                    death.status,
-                    death.code,
-                    death.details,
-                    message.position,
-                    message.reqid,
-                ),
-            )
-        connection.execute(sql.END_FLIGHT, (message.position,))
-        connection.execute(sql.DELETE_MESSAGE, (message.position, message.reqid))
-        if connection.changes():
-            counts[settlement.fate] += 1
-            if settlement.fate is Fate.DEAD:
-                dead_bytes += len(message.data)
+        if settlement.death is None:
+            leaving.setdefault(settlement.fate, []).append(settlement.message)
+        elif _bury(connection, settlement.message, settlement.death, now_ms):
+            counts[Fate.DEAD] += 1
+            dead_bytes += len(settlement.message.data)
+    for fate, messages in leaving.items():
+        before = connection.total_changes()
+        connection.executemany(
+            sql.DELETE_MESSAGE, [(message.position, message.reqid) for message in messages]
+        )
+        counts[fate] = connection.total_changes() - before
+    if are_leased:
+        connection.executemany(sql.END_FLIGHT, [(settlement.message.position,) for settlement in settlements])
     connection.execute(
         sql.COUNT_SETTLED,
         (
@@ -61,6 +57,16 @@ def settle(connection: apsw.Connection, settlements: Iterable[Settlement], *, no
             dead_bytes,
         ),
     )
+
+
+def _bury(connection: apsw.Connection, message: StoredMessage, death: Death, now_ms: int) -> bool:
+    # Removed first, so that its pages are free for the letter: a full disk has no others.
+    connection.execute(sql.DELETE_MESSAGE, (message.position, message.reqid))
+    if not connection.changes():
+        return False
+    fate = (now_ms, death.reason, death.status, death.code, death.details)
+    connection.execute(sql.INSERT_DEAD, (message.position, *message.columns(), *fate))
+    return True
 
 
 def bury_damaged(connection: apsw.Connection, remains: Iterable[StoredMessage], *, now_ms: int) -> None:

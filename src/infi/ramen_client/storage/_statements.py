@@ -35,8 +35,10 @@ APPLICATION_ID: Final = 0x52414D4E
 FORMAT: Final = 2
 SCHEMA_SIZE: Final = "SELECT count(*) FROM sqlite_schema"
 INLET_COLUMNS: Final = "SELECT group_concat(name ORDER BY cid) FROM pragma_table_info('queue')"
+META_COLUMNS: Final = "SELECT coalesce(group_concat(name ORDER BY cid), '') FROM pragma_table_info('meta')"
+COLUMNS_OF_META: Final = "id,min_reader,min_writer,queue_id,sender,system_serial"
 COLUMNS_OF_1X: Final = "id,ts,category,data_type,data_version,reqid,data"
-READ_QUEUE_ID: Final = "SELECT queue_id FROM meta WHERE id = 1"
+READ_QUEUE_ID: Final = "SELECT CAST(queue_id AS BLOB) FROM meta WHERE id = 1"
 VACUUM: Final = "VACUUM"
 READ_META: Final = "SELECT min_reader, min_writer, queue_id, inlet_boundary, inlet_system_version, empty_pages FROM meta WHERE id = 1"
 INSERT_META: Final = (
@@ -48,15 +50,17 @@ INSERT_BOOK: Final = "INSERT INTO book (id, inlet_base, last_position) VALUES (1
 INLET_UNCOUNTED: Final = "SELECT inlet_base IS NULL FROM book WHERE id = 1"
 COUNT_INLET: Final = "SELECT (SELECT count(*) FROM queue) - inlet_in + inlet_out FROM book WHERE id = 1"
 SET_INLET_BASE: Final = "UPDATE book SET inlet_base = ? WHERE id = 1 AND inlet_base IS NULL"
+READER_IS_MISSING: Final = "SELECT NOT EXISTS (SELECT 1 FROM reader WHERE id = 1)"
 INSERT_READER: Final = "INSERT INTO reader (id, failures) VALUES (1, 0)"
 SEED_INLET_SEQUENCE: Final = "INSERT INTO sqlite_sequence (name, seq) VALUES ('queue', ?)"
 
 # Pushing and trimming
-_HEAD: Final = "max(last_position, coalesce((SELECT max(position) FROM message), 0))"
+_LAST: Final = "CAST(last_position AS INTEGER)"  # whatever a flipped bit made of it
+_HEAD: Final = f"max({_LAST}, coalesce((SELECT max(position) FROM message), 0))"  # noqa: S608
 HEAD: Final = f"SELECT {_HEAD} FROM book WHERE id = 1"  # noqa: S608
 ENTER_PUSHES: Final = (
     f"UPDATE book SET pushed = pushed + {_HEAD} - last_position, waiting = waiting + {_HEAD} - last_position, "  # noqa: S608
-    f"last_position = {_HEAD} WHERE id = 1 AND last_position < {_HEAD}"
+    f"last_position = {_HEAD} WHERE id = 1 AND {_LAST} < {_HEAD}"
 )
 INSERT_MESSAGE: Final = (
     f"INSERT INTO message (position, {_IDENTITY}, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
@@ -77,16 +81,75 @@ COUNT_INLET_TRIMMED: Final = (
 
 # Counting
 _INLET: Final = "coalesce(inlet_base, 0) + inlet_in - inlet_out"
-READ_BOOK: Final = (
-    f"SELECT pushed + {_HEAD} - last_position + coalesce(inlet_base, 0) + inlet_in, "  # noqa: S608
-    f"waiting + {_HEAD} - last_position, {_INLET}, accepted, dropped, blacklisted, dead, dead_discarded, trimmed, expired, "
-    "purged, damaged, inlet_out - inlet_moved, found, maybe_twice, dead_bytes FROM book WHERE id = 1"
+# Numbers whatever a flipped bit made of them: ``checking`` sets them right.
+READ_BOOK: Final = "SELECT {} FROM book WHERE id = 1".format(  # noqa: S608
+    ", ".join(
+        f"coalesce(CAST({value} AS INTEGER), 0)"
+        for value in (
+            f"pushed + {_HEAD} - last_position + coalesce(inlet_base, 0) + inlet_in",
+            f"waiting + {_HEAD} - last_position",
+            _INLET,
+            *(
+                "accepted",
+                "dropped",
+                "blacklisted",
+                "dead",
+                "dead_discarded",
+                "trimmed",
+                "expired",
+                "purged",
+                "damaged",
+            ),
+            "inlet_out - inlet_moved",
+            *("found", "maybe_twice", "dead_bytes"),
+        )
+    )
 )
-WAITING: Final = f"SELECT waiting + {_HEAD} - last_position + {_INLET} FROM book WHERE id = 1"  # noqa: S608
+WAITING: Final = (
+    f"SELECT CAST(waiting + {_HEAD} - last_position + {_INLET} AS INTEGER) FROM book WHERE id = 1"  # noqa: S608
+)
 COUNT_ROWS: Final = (
     "SELECT (SELECT count(*) FROM message), (SELECT count(*) FROM queue), (SELECT count(*) FROM dead_letter), "
     "(SELECT coalesce(sum(octet_length(data)), 0) FROM dead_letter)"
 )
+_COUNTERS: Final = (
+    *(
+        "last_position",
+        "pushed",
+        "waiting",
+        "accepted",
+        "dropped",
+        "blacklisted",
+        "dead",
+        "dead_bytes",
+        "dead_discarded",
+        "trimmed",
+    ),
+    *(
+        "expired",
+        "purged",
+        "damaged",
+        "found",
+        "returned",
+        "maybe_twice",
+        "doubtful_position",
+        "inlet_in",
+        "inlet_out",
+        "inlet_moved",
+    ),
+)
+_MOST: Final = 2**60  # a few of them can be added up
+NORMALISE_BOOK: Final = (
+    "UPDATE book SET "  # noqa: S608
+    + "".join(f"{name} = min(max(coalesce(CAST({name} AS INTEGER), 0), 0), {_MOST}), " for name in _COUNTERS)
+    + f"inlet_base = min(max(CAST(inlet_base AS INTEGER), -{_MOST}), {_MOST}) WHERE id = 1"
+)
+BOOK_HAS_NULL: Final = f"SELECT ({' + '.join(_COUNTERS)}) IS NULL FROM book WHERE id = 1"  # noqa: S608
+NORMALISE_INLET_MOVED: Final = (
+    "UPDATE book SET inlet_moved = inlet_out WHERE id = 1 AND inlet_moved > inlet_out"
+)
+CORRECT_BOOK: Final = "UPDATE book SET waiting = waiting + ?, inlet_base = inlet_base + ?, dead = dead + ?, dead_bytes = dead_bytes + ? WHERE id = 1"
+COUNT_UNEXPLAINED_DIFFERENCE: Final = "UPDATE book SET found = found + ?, damaged = damaged + ? WHERE id = 1"
 ANY_UP_TO: Final = "SELECT EXISTS (SELECT 1 FROM message WHERE position <= ?1) OR EXISTS (SELECT 1 FROM queue WHERE id <= ?2)"
 INLET_LAST_ID: Final = "SELECT coalesce(max(id), 0) FROM queue"
 
@@ -107,12 +170,38 @@ NEXT_POSITION: Final = (
 )
 
 # Reading
+_NOT_FROZEN: Final = "position NOT IN (SELECT position FROM flight WHERE batch_id IS NOT NULL)"
 ANY_WAITING: Final = "SELECT EXISTS (SELECT 1 FROM message) OR EXISTS (SELECT 1 FROM queue)"
-CLAIM: Final = (
+LOOK_AHEAD: Final = (
     f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM message "  # noqa: S608
-    "WHERE position NOT IN (SELECT position FROM flight) ORDER BY position LIMIT ?"
+    f"WHERE position > :after AND position <= :end AND {_NOT_FROZEN} ORDER BY position LIMIT :rows"
 )
-INSERT_FLIGHT: Final = "INSERT INTO flight (position, sent_v1) VALUES (?, 1)"
+# A name holds no blank, so the two names of a stream are told apart; what is damaged is of no stream.
+_STREAM: Final = "category || ' ' || data_type"
+LOOK_AHEAD_PASSING_OVER: Final = (
+    f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM message "  # noqa: S608
+    f"WHERE position > :after AND position <= :end AND ({_STREAM} IS NULL OR {_STREAM} NOT IN (SELECT value FROM json_each(:streams))) "
+    f"AND {_NOT_FROZEN} ORDER BY position LIMIT :rows"
+)
+LOOK_AT_STREAM: Final = (
+    f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM message "  # noqa: S608
+    "WHERE position > :after AND position <= :end AND category = :category AND data_type = :data_type "
+    f"AND {_NOT_FROZEN} ORDER BY position LIMIT :rows"
+)
+FIRST_FREE: Final = (
+    f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM message "  # noqa: S608
+    "WHERE position NOT IN (SELECT position FROM flight) ORDER BY position LIMIT 1"
+)
+WAITING_AFTER: Final = (
+    "SELECT (SELECT min(position) FROM message WHERE position > ?), (SELECT max(position) FROM message)"
+)
+BROUGHT_BACK: Final = "SELECT returned + found FROM book WHERE id = 1"
+BACKLOG_LEFT: Final = "SELECT EXISTS (SELECT 1 FROM queue WHERE id <= ?)"
+LEASE: Final = (
+    "INSERT INTO flight (position, sent_v1) SELECT position, 1 FROM message WHERE position = ? AND reqid = ? "
+    "ON CONFLICT (position) DO UPDATE SET sent_v1 = 1 WHERE batch_id IS NULL"
+)
+LEASES: Final = "SELECT position FROM flight WHERE batch_id IS NULL"
 VOID_LEASES: Final = "DELETE FROM flight WHERE batch_id IS NULL"
 END_FLIGHT: Final = "DELETE FROM flight WHERE position = ?"
 DELETE_MESSAGE: Final = "DELETE FROM message WHERE position = ? AND reqid = ?"
@@ -124,10 +213,6 @@ COUNT_SETTLED: Final = (
 
 # Dead letters
 _DEATH: Final = "died_at, reason, status, code, details"
-BURY: Final = (
-    f"INSERT INTO dead_letter (position, {_IDENTITY}, {_DEATH}, data) "  # noqa: S608
-    f"SELECT position, {_IDENTITY}, ?, ?, ?, ?, ?, data FROM message WHERE position = ? AND reqid = ?"
-)
 INSERT_DEAD: Final = (
     f"INSERT INTO dead_letter (position, {_IDENTITY}, data, {_DEATH}) "  # noqa: S608
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -165,8 +250,9 @@ FORGET_UNEXPLAINED: Final = "DELETE FROM unexplained WHERE position = ?"
 
 # Rules
 READ_RULES: Final = (
-    "SELECT rule_id, category, system_serial, sender, data_type, data_version, system_version, added_at, last_seen_at, hits "
-    "FROM rule ORDER BY rule_id"
+    "SELECT rule_id, CAST(category AS BLOB), CAST(system_serial AS BLOB), CAST(sender AS BLOB), CAST(data_type AS BLOB), "
+    "CAST(data_version AS BLOB), CAST(system_version AS BLOB), CAST(added_at AS INTEGER), CAST(last_seen_at AS INTEGER), "
+    "CAST(hits AS INTEGER) FROM rule ORDER BY rule_id"
 )
 ADD_RULE: Final = (
     "INSERT INTO rule (category, system_serial, sender, data_type, data_version, system_version, added_at, last_seen_at, "
@@ -177,11 +263,64 @@ HIT_RULE: Final = "UPDATE rule SET hits = hits + ? WHERE rule_id = ?"
 DELETE_RULE: Final = "DELETE FROM rule WHERE rule_id = ?"
 
 # What was learned about a server
-READ_SERVER: Final = "SELECT failures, suspect_since, retry_at FROM server WHERE origin = ?"
-SAVE_SERVER: Final = (
-    "INSERT INTO server (origin, failures, suspect_since, retry_at, learned_at) VALUES (?1, ?2, ?3, ?4, ?5) "
-    "ON CONFLICT (origin) DO UPDATE SET failures = ?2, suspect_since = ?3, retry_at = ?4, learned_at = ?5"
+READ_SERVER: Final = (
+    "SELECT CAST(failures AS INTEGER), CAST(suspect_since AS INTEGER), CAST(retry_at AS INTEGER), "
+    "CAST(accept_encoding AS BLOB), CAST(batch_offer AS BLOB), CAST(batch_refused_at AS INTEGER), "
+    "CAST(body_limit AS INTEGER), CAST(body_limit_at AS INTEGER) FROM server WHERE origin = ?"
 )
+SAVE_SERVER: Final = (
+    "INSERT INTO server (origin, failures, suspect_since, retry_at, accept_encoding, batch_offer, batch_refused_at, body_limit, "
+    "body_limit_at, learned_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (origin) DO UPDATE SET failures = ?2, "
+    "suspect_since = ?3, retry_at = ?4, accept_encoding = ?5, batch_offer = ?6, batch_refused_at = ?7, body_limit = ?8, "
+    "body_limit_at = ?9, learned_at = ?10"
+)
+
+# Frozen batches and their lanes
+READ_LANES: Final = "SELECT CAST(lane AS BLOB) FROM lane WHERE origin = ? AND lane NOT IN (SELECT lane FROM batch) ORDER BY opened_at"
+FORGET_OTHER_LANES: Final = "DELETE FROM lane WHERE origin <> ? AND lane NOT IN (SELECT lane FROM batch)"
+NEXT_NUMBER: Final = (
+    "INSERT INTO lane (lane, origin, next_number, opened_at) VALUES (?1, ?2, 2, ?3) "
+    "ON CONFLICT (lane) DO UPDATE SET next_number = next_number + 1 RETURNING next_number - 1"
+)
+END_LANE: Final = "DELETE FROM lane WHERE lane = ?"
+FREEZE: Final = "INSERT INTO batch (lane, number, framing, digest, messages, frozen_at, attempts) VALUES (?, ?, ?, ?, ?, ?, 0) RETURNING batch_id"
+FREEZE_MEMBER: Final = (
+    "INSERT OR REPLACE INTO flight (position, batch_id, place, sent_v1) "
+    "SELECT position, ?, ?, 0 FROM message WHERE position = ? AND reqid = ?"
+)
+READ_BATCHES: Final = (
+    "SELECT batch_id, CAST(lane AS BLOB), CAST(number AS INTEGER), CAST(framing AS INTEGER), CAST(digest AS BLOB), "
+    "CAST(messages AS INTEGER) FROM batch ORDER BY batch_id"
+)
+READ_MEMBERS: Final = (
+    f"SELECT flight.position, {_READ_IDENTITY}, {_READ_DATA} FROM flight CROSS JOIN message USING (position) "  # noqa: S608
+    "WHERE flight.batch_id = ? ORDER BY flight.place"
+)
+END_BATCH: Final = "DELETE FROM batch WHERE batch_id = ?"
+END_MEMBERS: Final = "DELETE FROM flight WHERE batch_id = ?"
+COUNT_MEMBERS: Final = (
+    "SELECT count(*) FROM flight CROSS JOIN message USING (position) WHERE flight.batch_id = ?"
+)
+COUNT_MAYBE_TWICE: Final = "UPDATE book SET maybe_twice = maybe_twice + ? WHERE id = 1"
+
+# Streams that wait, and their heads
+READ_STREAMS: Final = (
+    "SELECT CAST(category AS BLOB), CAST(data_type AS BLOB), CAST(waiting_since AS INTEGER), CAST(retry_at AS INTEGER), "
+    "CAST(last_error AS BLOB) FROM stream "
+    "ORDER BY waiting_since"
+)
+STREAM_WAITS: Final = (
+    "INSERT INTO stream (category, data_type, waiting_since, retry_at, last_error) VALUES (?1, ?2, ?3, ?4, ?5) "
+    "ON CONFLICT (category, data_type) DO UPDATE SET retry_at = ?4, last_error = ?5"
+)
+STREAM_FLOWS: Final = "DELETE FROM stream WHERE category = ? AND data_type = ?"
+NOTE_ATTEMPT: Final = (
+    "INSERT INTO attempt (position, attempts, first_at, retry_at, last_status, last_error) VALUES (?1, 1, ?2, ?3, ?4, ?5) "
+    "ON CONFLICT (position) DO UPDATE SET attempts = attempts + 1, retry_at = ?3, last_status = ?4, last_error = ?5 "
+    "RETURNING attempts"
+)
+END_ATTEMPT: Final = "DELETE FROM attempt WHERE position = ?"
+FORGET_ATTEMPTS: Final = "DELETE FROM attempt WHERE position NOT IN (SELECT position FROM message)"
 
 # The reader's state
 READER_STARTED: Final = "UPDATE reader SET pid = ?, started_at = ?, stopped_at = NULL WHERE id = 1"
@@ -193,9 +332,11 @@ READER_FAILED: Final = (
     "UPDATE reader SET failures = failures + 1, failing_since = coalesce(failing_since, ?1), last_error_at = ?1, "
     "last_error = ?2, last_status = ?3, retry_at = ?4 WHERE id = 1"
 )
+NEXT_ATTEMPT: Final = "SELECT retry_at FROM reader WHERE id = 1"
 READ_READER: Final = (
-    "SELECT pid, started_at, stopped_at, failures, failing_since, last_success_at, last_error_at, last_error, last_status, "
-    "retry_at FROM reader WHERE id = 1"
+    "SELECT CAST(pid AS INTEGER), CAST(started_at AS INTEGER), CAST(stopped_at AS INTEGER), CAST(failures AS INTEGER), "
+    "CAST(failing_since AS INTEGER), CAST(last_success_at AS INTEGER), CAST(last_error_at AS INTEGER), CAST(last_error AS BLOB), "
+    "CAST(last_status AS INTEGER), CAST(retry_at AS INTEGER) FROM reader WHERE id = 1"
 )
 
 # What operators see and do: inspection
@@ -286,6 +427,10 @@ SALVAGE_PROGRESS: Final = "UPDATE salvage SET done = ?, tally = ? WHERE file = ?
 LAST_POSITION: Final = "SELECT last_position FROM book WHERE id = 1"
 REQID_AT: Final = "SELECT reqid FROM message WHERE position = ?1 UNION ALL SELECT reqid FROM dead_letter WHERE position = ?1"
 CARRY_MESSAGE: Final = f"INSERT INTO message (position, {_IDENTITY}, retried_at, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+CARRY_IN_PLACE: Final = (
+    f"INSERT OR IGNORE INTO message (position, {_IDENTITY}, retried_at, data) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13 "  # noqa: S608
+    "WHERE ?1 <= (SELECT last_position FROM book WHERE id = 1) AND NOT EXISTS (SELECT 1 FROM dead_letter WHERE position = ?1)"
+)
 CARRY_INLET: Final = "INSERT OR IGNORE INTO queue (id, ts, category, data_type, data_version, reqid, data) VALUES (?, ?, ?, ?, ?, ?, ?)"
 CARRY_RULE: Final = (
     "INSERT OR IGNORE INTO rule (rule_id, category, system_serial, sender, data_type, data_version, system_version, added_at, "
@@ -302,4 +447,27 @@ ENTER_OLD_BOOK: Final = (
     "dropped = dropped + :dropped, blacklisted = blacklisted + :blacklisted, dead_discarded = dead_discarded + :dead_discarded, "
     "trimmed = trimmed + :trimmed, expired = expired + :expired, purged = purged + :purged, returned = returned + :returned, "
     "maybe_twice = maybe_twice + :maybe_twice WHERE id = 1"
+)
+
+# The way back to 1.x: reading ours at one instant, and making a file of 1.x
+EVERY_MESSAGE: Final = f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM message WHERE position BETWEEN ? AND ? ORDER BY position"  # noqa: S608
+EVERY_INLET_ROW: Final = (
+    "SELECT id, 1000 * CAST(strftime('%s', ts) AS INTEGER), CAST(category AS BLOB), CAST(data_type AS BLOB), "
+    "CASE typeof(data_version) WHEN 'integer' THEN data_version ELSE CAST(data_version AS BLOB) END, "
+    "CAST(reqid AS BLOB), CAST(data AS BLOB) FROM queue WHERE id BETWEEN ? AND ? ORDER BY id"
+)
+INLET_SEQUENCE: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'queue'"
+SCHEMA_OF_1X: Final = """CREATE TABLE IF NOT EXISTS queue
+        (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            ts TIMESTAMP DEFAULT CURRENT_TIMESTAMP,
+            category TEXT NOT NULL,
+            data_type TEXT NOT NULL,
+            data_version INTEGER NOT NULL,
+            reqid TEXT,
+            data BLOB NOT NULL
+        )"""
+PUSH_INTO_1X: Final = (
+    "INSERT INTO queue (ts, category, data_type, data_version, reqid, data) VALUES (datetime(? / 1000, 'unixepoch'), ?, ?, ?, ?, ?) "
+    "RETURNING CAST(data_version AS TEXT)"
 )

@@ -35,7 +35,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ._files import open_lock_file, sync_directory
+from ._files import Watched, open_lock_file, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,9 +104,8 @@ class SharedSync:
             raise Unconfirmed(error.strerror) from error
 
     def _sync(self) -> None:
-        found = os.stat(self._wal, follow_symlinks=False)  # noqa: PTH116 - on the path of every push
         wal = self._wal_open
-        is_new = wal is None or wal.identity != (found.st_dev, found.st_ino)
+        is_new = wal is None or not wal.watched.is_in_place()
         if wal is None or is_new:
             with self._guard:
                 wal = self._wal_open = _OpenWal(self._wal)
@@ -166,8 +165,7 @@ class _OpenWal:
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        found = os.fstat(self.descriptor)
-        self.identity = (found.st_dev, found.st_ino)
+        self.watched = Watched(path)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

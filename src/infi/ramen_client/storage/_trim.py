@@ -80,9 +80,15 @@ class Trimmed:
     dead_letters: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+_NOTHING = Trimmed()
+
+
+@dataclass(slots=True)
 class BeforePush:
-    """The state before the messages of a push go in. ``most_pages`` is how large the file may become, None: not bounded."""
+    """The state before the messages of a push go in. ``most_pages`` is how large the file may become, None: not bounded.
+
+    Not frozen, for the same reason as ``NewMessage``.
+    """
 
     pushed_bytes: int
     anything_waits: bool = False
@@ -124,12 +130,19 @@ def before_push(
     return BeforePush(pushed_bytes, removed=removed)
 
 
-def after_push(connection: apsw.Connection, limit: SizeLimit, before: BeforePush, *, newest: int) -> Trimmed:
-    """Bring the queue towards its limit, or raise ``QueueFull``; ``newest`` is the position that stays."""
+def after_push(
+    connection: apsw.Connection, limit: SizeLimit, before: BeforePush, *, newest: int, pages: int
+) -> Trimmed:
+    """Bring the queue towards its limit, or raise ``QueueFull``.
+
+    ``newest``: the position that stays. ``pages``: how many pages the database has now.
+    """
     # The free pages need not be looked at while the whole file is within the limit.
-    within = connection.execute(sql.PAGE_COUNT).get <= limit.meta.empty_pages + limit.max_bytes // _PAGE_BYTES
+    within = pages <= limit.meta.empty_pages + limit.max_bytes // _PAGE_BYTES
     if limit.overflow is Overflow.REJECT:
-        return _refuse_overflow(connection, limit, before, within=within)
+        return _refuse_overflow(connection, limit, before, pages=pages, within=within)
+    if within and not before.removed:
+        return _NOTHING
     removed = dead_letters = removed_bytes = 0
     while (
         not within
@@ -157,10 +170,10 @@ def _most_bytes(pushed_bytes: int) -> int:
 
 
 def _refuse_overflow(
-    connection: apsw.Connection, limit: SizeLimit, before: BeforePush, *, within: bool
+    connection: apsw.Connection, limit: SizeLimit, before: BeforePush, *, pages: int, within: bool
 ) -> Trimmed:
     """Return what dead letters went; ``QueueFull`` when that does not help."""
-    if before.most_pages is not None and connection.execute(sql.PAGE_COUNT).get > before.most_pages:
+    if before.most_pages is not None and pages > before.most_pages:
         raise QueueFull(
             f"{limit.path}: its file system has less free than min_free_disk, so the queue does not grow; nothing was stored. "
             "Free some space, or push again when messages were delivered."

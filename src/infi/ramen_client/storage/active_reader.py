@@ -3,9 +3,10 @@
 Invariants:
 
 - There is at most one ``ActiveReader`` for a queue on the host (``ReaderLock``), and it lives for one ``run`` or ``consume_one``.
-- What it has claimed and not settled is in ``flight``, so that no writer trims it. A claim gives back what an earlier one took and
-  nobody settled (a dead reader's, or one's whose step ended in an error), so that no message can be left behind.
-- Its commits are not synced: an acknowledgement lost in a power cut means a re-send under the same reqid.
+- What is sent one by one is leased before: it is in ``flight``, so that no writer trims it. A lease ends with its settlement, when
+  it is given back, and with its reader; a dead reader's are void when the next one begins. What is sent in a batch is frozen
+  (``batches``).
+- Its commits are not synced, but for a batch's freezing: an acknowledgement lost in a power cut means a re-send under the same reqid.
 - Nothing is written while there is nothing to do: an idle queue costs no write at all.
 - After a damaged file was replaced, what can be read of it comes over before anything is claimed or settled, so order is kept.
 - No transaction stays open between calls, so the WAL can always be checkpointed while a POST is under way.
@@ -13,35 +14,35 @@ Invariants:
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from infi.ramen_client.errors import QueueBusy, QueueError
+from infi.ramen_client.errors import QueueError
 
 from . import _statements as sql
-from ._carry import Carrier
 from ._database import Kind
 from ._errors import plain_errors
-from ._heal import Replaced, healing
+from ._heal import healing
 from ._inlet import move_inlet
 from ._locks import ReaderLock
-from ._rows import Fate, Settlement, StoredMessage, message_of, remains_of
+from ._looking import Found, Stream
+from ._reader_work import ReaderWork
+from ._rows import Fate, Settlement, StoredMessage
 from ._settle import bury_damaged, dead_letters_share, discard_surplus_dead, raise_dead, settle
+from .batches import FrozenBatch, FrozenBatches, end_batch
 from .queue import now_ms
+from .repairing import mend
+from .server_facts import ServerFacts, read_server, save_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     import apsw
 
     from ._create import Place
     from ._database import Database
     from .queue import Queue
-
-CHECKPOINT_FRAMES = 300
-"""Before a writer would: it has the time."""
 
 SUSPECT_AFTER = 5
 """Rejections without a protocol body in a row that make a server suspect (protocol section 1)."""
@@ -57,21 +58,22 @@ _SUCCESS_EVERY_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class ServerFacts:
-    """What is known of a server over restarts. Times are milliseconds since the epoch, None: not so."""
-
-    failures: int = 0
-    suspect_since_ms: int | None = None
-    retry_at_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class FailureNote:
     """A failed attempt, for ``status``."""
 
     text: str
     status: int | None
     retry_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamWait:
+    """A stream that was told to wait, apart from the others. Times are milliseconds since the epoch."""
+
+    stream: Stream
+    since_ms: int
+    retry_at_ms: int
+    last_error: str
 
 
 class ActiveReader:
@@ -81,16 +83,14 @@ class ActiveReader:
         self._queue = queue
         self._database = queue.database
         self._lock = lock
-        self._begun = False
+        self._work = ReaderWork(queue)
+        self.batches = FrozenBatches(self._work, now_ms)
+        """What was frozen and has no outcome yet."""
         self._may_be_unexplained = True  # rejections on record; not known yet
         self._failing = True  # what the reader row says is not known yet
         self._success_noted_ms = 0
         self._tidied = False
         self._vacuumed = False
-        self._carrier = Carrier(queue.database)
-        self._carried_into = (
-            0  # of how many files of this queue it is known that nothing is to be carried into them
-        )
 
     @classmethod
     def activate(
@@ -114,12 +114,12 @@ class ActiveReader:
         """Give back what was claimed and stand down."""
         try:
             with suppress(QueueError):
-                if self._begun:
+                if self._work.has_begun:
                     with self._database.transaction(Kind.READER) as connection:
                         connection.execute(sql.VOID_LEASES)
                         connection.execute(sql.READER_STOPPED, (now_ms(),))
         finally:
-            self._carrier.close()
+            self._work.close()
             self._database.reader_patience.reset()
             self._lock.release()
 
@@ -157,64 +157,122 @@ class ActiveReader:
 
     # Messages
 
-    def _carry(self) -> None:
-        """Bring over what can be read of damaged files that were put aside; ``QueueBusy`` when told to stop meanwhile."""
-        files = self._database.files
-        while self._carried_into != files:
-            if not self._carrier.step():
-                self._carried_into = files
-            elif self._database.reader_patience.is_told_to_stop():
-                raise QueueBusy(f"{self._database.path}: messages of a damaged file are being carried over")
-            self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
+    def claim(
+        self, max_messages: int, max_bytes: int, passing_over: Collection[Stream] = ()
+    ) -> list[StoredMessage]:
+        """``look_ahead``, and lease what it finds."""
+        return self.lease(self.look_ahead(max_messages, max_bytes, passing_over).messages)
 
     @healing
-    def claim(self, max_messages: int, max_bytes: int) -> list[StoredMessage]:
-        """Take the oldest messages, in order; at least one if there is any. Nothing of an earlier claim is held any more.
+    def look_ahead(self, max_messages: int, max_bytes: int, passing_over: Collection[Stream] = ()) -> Found:
+        """Find the next messages in order, but those of streams to be passed over: at least one if there is any.
 
-        ``max_bytes`` counts payloads as stored. Damaged messages on the way become dead letters, those that are too old expire;
-        while there are many of these, a stop ends it with nothing claimed.
+        ``max_bytes`` counts payloads as stored. Those that were found before come again only after ``give_back``, and when something
+        came into the queue behind them. Damaged messages on the way become dead letters, those that are too old expire; while there
+        are many of these, and while much is passed over, a stop ends it with nothing found.
         """
-        self._carry()
         most_bytes = min(max_bytes, self._queue.max_bytes // _CLAIM_SHARE)
-        self._queue.dead_discarded.note(0)
-        self._queue.expired.note(0)
-        self._queue.damaged.note(0)
-        while self._anything_waits():
-            with self._database.transaction(Kind.READER) as connection:
-                self._begin(connection)
-                connection.execute(sql.VOID_LEASES)
-                now = now_ms()
-                moved = move_inlet(connection, self._queue.meta, self._queue.place.system_version, now_ms=now)
-                expired = self._expire(connection)
-                # What is too old goes first, so that none of it is sent.
-                claimed, damaged = ([], []) if expired else _claim(connection, max_messages, most_bytes)
-                bury_damaged(connection, damaged, now_ms=now)
-                discarded = self._keep_dead_share(connection) if moved.rows or damaged else 0
-            moved.say_buried(self._database.path)
-            self._queue.dead_discarded.note(discarded)
-            self._queue.expired.note(expired)
-            self._queue.damaged.note(len(damaged))
-            if claimed or expired:
-                self._tidied = False
-            if claimed:
-                return claimed
-            if expired:
-                self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
-                if self._database.reader_patience.is_told_to_stop():
-                    break
-            elif not moved.rows and not damaged:
-                break
-        return []
+        for losses in (self._queue.dead_discarded, self._queue.expired, self._queue.damaged):
+            losses.note(0)
+        while True:
+            self._work.carry()
+            if not self._anything_waits():
+                return Found([], [], is_all=True)
+            expired, moved, only_backlog = self._upkeep()
+            # What is too old goes first, so that none of it is sent.
+            if not expired:
+                found = self._look_ahead(max_messages, most_bytes, passing_over, only_backlog=only_backlog)
+                self._bury(found.damaged)
+                if found.messages:
+                    self._tidied = False
+                    return found
+                if found.is_all and not moved:
+                    return found
+            if self._database.reader_patience.is_told_to_stop():
+                return Found([], [], is_all=False)
 
-    def _expire(self, connection: apsw.Connection) -> int:
-        expiry = self._queue.expiry
-        return 0 if expiry is None else expiry.expire(connection)
+    def _look_ahead(
+        self, most_messages: int, most_bytes: int, passing_over: Collection[Stream], *, only_backlog: bool
+    ) -> Found:
+        with self._database.connection(Kind.READER) as connection:
+            return self._work.frontier.look_ahead(
+                connection,
+                most_messages=most_messages,
+                most_bytes=most_bytes,
+                passing_over=passing_over,
+                only_backlog=only_backlog,
+            )
+
+    @healing
+    def look_at_stream(
+        self, stream: Stream, *, after: int, max_messages: int, max_bytes: int
+    ) -> tuple[Found, int]:
+        """Find messages of a stream that was passed over, behind what ``look_ahead`` has seen; and how far that is looked."""
+        self._work.carry()
+        most_bytes = min(max_bytes, self._queue.max_bytes // _CLAIM_SHARE)
+        with self._database.connection(Kind.READER) as connection:
+            found, reached = self._work.frontier.look_at_stream(
+                connection, stream, after=after, most_messages=max_messages, most_bytes=most_bytes
+            )
+        self._bury(found.damaged)
+        return found, reached
+
+    @healing
+    def lease(self, messages: Sequence[StoredMessage]) -> list[StoredMessage]:
+        """Hold messages, so that nobody takes them out of the queue; return those that still were in it."""
+        self._work.carry()
+        if not messages:
+            return []
+        held = []
+        with self._database.transaction(Kind.READER) as connection:
+            self._begin(connection)
+            for message in messages:
+                connection.execute(sql.LEASE, (message.position, message.reqid))
+                if connection.changes():
+                    held.append(message)
+        return held
+
+    @healing
+    def release(self, messages: Iterable[StoredMessage]) -> None:
+        """End the leases of messages that stay in the queue."""
+        self._work.carry()
+        with self._database.transaction(Kind.READER) as connection:
+            self._begin(connection)
+            connection.executemany(sql.END_FLIGHT, [(message.position,) for message in messages])
+
+    def _upkeep(self) -> tuple[int, int, bool]:
+        """A step of emptying the 1.x table and of removing what is too old; and whether 1.x's backlog is not all moved."""
+        with self._database.connection(Kind.READER) as connection:
+            is_filled = bool(connection.execute(sql.INLET_FILLED).get)
+        if not is_filled and self._queue.expiry is None:
+            return 0, 0, False
+        with self._database.transaction(Kind.READER) as connection:
+            self._begin(connection)
+            moved = move_inlet(
+                connection, self._queue.meta, self._queue.place.system_version, now_ms=now_ms()
+            )
+            expired = 0 if self._queue.expiry is None else self._queue.expiry.expire(connection)
+            discarded = self._keep_dead_share(connection) if moved.rows else 0
+            only_backlog = bool(connection.execute(sql.BACKLOG_LEFT, (self._queue.meta.inlet_boundary,)).get)
+        moved.say_buried(self._database.path)
+        self._queue.dead_discarded.note(discarded)
+        self._queue.expired.note(expired)
+        self._work.checkpoint_if_due()
+        return expired, moved.rows, only_backlog
+
+    def _bury(self, damaged: Sequence[StoredMessage]) -> None:
+        if not damaged:
+            return
+        with self._database.transaction(Kind.READER) as connection:
+            self._begin(connection)
+            bury_damaged(connection, damaged, now_ms=now_ms())
+            discarded = self._keep_dead_share(connection)
+        self._queue.dead_discarded.note(discarded)
+        self._queue.damaged.note(len(damaged))
 
     def give_back(self) -> None:
-        """Hold nothing any more: what was claimed and not settled may be trimmed, and is claimed again. Never raises.
-
-        Also the next ``claim`` does it; this is for who will not claim for a while.
-        """
+        """Hold nothing any more: what was claimed and not settled may be trimmed, and is found again. Never raises."""
+        self._work.frontier.start_over()
         with suppress(QueueError), self._database.transaction(Kind.READER) as connection:
             connection.execute(sql.VOID_LEASES)
 
@@ -224,43 +282,48 @@ class ActiveReader:
             return bool(connection.execute(sql.ANY_WAITING).get)
 
     def _begin(self, connection: apsw.Connection) -> None:
-        if self._carried_into != self._database.files:
-            raise Replaced
-        if not self._begun:
-            connection.execute(sql.READER_STARTED, (os.getpid(), now_ms()))
-            self._begun = True
+        self._work.begin(connection, now_ms=now_ms())
 
     @healing
-    def settle(self, settlements: Sequence[Settlement], *, rule_hits: dict[int, int] | None = None) -> None:
+    def settle(
+        self,
+        settlements: Sequence[Settlement],
+        *,
+        rule_hits: dict[int, int] | None = None,
+        batch: FrozenBatch | None = None,
+    ) -> None:
         """Acknowledge: take messages out of the queue, each under its fate; one transaction.
 
-        ``rule_hits`` adds to the counts of the rules that dropped the blacklisted ones.
+        ``rule_hits`` adds to the counts of the rules that dropped the blacklisted ones. ``batch`` ends with it: its members that are
+        not settled are back in the queue.
         """
-        self._carry()
+        self._work.carry()
         now = now_ms()
         heard = any(settlement.fate in (Fate.ACCEPTED, Fate.DROPPED) for settlement in settlements)
         with self._database.transaction(Kind.READER) as connection:
             self._begin(connection)
-            settle(connection, settlements, now_ms=now)
+            settle(connection, settlements, now_ms=now, are_leased=batch is None)
             died = any(settlement.fate is Fate.DEAD for settlement in settlements)
             discarded = self._keep_dead_share(connection) if died else 0
             for rule_id, hits in (rule_hits or {}).items():
                 connection.execute(sql.HIT_RULE, (hits, rule_id))
+            if batch is not None:
+                end_batch(connection, batch.batch_id)
             if heard:
                 self._note_success(connection, now)
         self._queue.dead_discarded.note(discarded)
         if heard:
             self._may_be_unexplained = self._failing = False
-        self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
+        self._work.checkpoint_if_due()
 
     @healing
     def reject_unexplained(self, settlement: Settlement, origin: str) -> bool:
         """Make a message a dead letter whose rejection had no protocol body.
 
         True when this was the fifth in a row from the server at ``origin``, over restarts too. Then the server is to be
-        suspected, the five are back in the queue in their old places, and nothing is claimed any more: claim again.
+        suspected, and the five are back in the queue in their old places.
         """
-        self._carry()
+        self._work.carry()
         with self._database.transaction(Kind.READER) as connection:
             self._begin(connection)
             now = now_ms()
@@ -273,7 +336,6 @@ class ActiveReader:
                 for position in run:
                     raise_dead(connection, position, now_ms=now)
                 connection.execute(sql.END_UNEXPLAINED, (origin,))
-                connection.execute(sql.VOID_LEASES)
         self._queue.dead_discarded.note(discarded)
         self._may_be_unexplained = True
         return suspect
@@ -291,29 +353,68 @@ class ActiveReader:
     @healing
     def note_failure(self, note: FailureNote, origin: str, facts: ServerFacts) -> None:
         """Write down a failed attempt, for ``status``, and what it taught about the server, for the next start."""
-        self._carry()
+        self._work.carry()
         with self._database.transaction(Kind.READER) as connection:
             self._begin(connection)
             connection.execute(sql.READER_FAILED, (now_ms(), note.text, note.status, note.retry_at_ms))
-            _save_server(connection, origin, facts)
+            save_server(connection, origin, facts, now_ms=now_ms())
         self._failing = True
-        self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
+        self._work.checkpoint_if_due()
 
     # The server
+
+    def next_attempt_ms(self) -> int | None:
+        """When the last failure's next attempt was to be made, in milliseconds since the epoch; None: nothing failed since."""
+        with self._database.connection(Kind.READER) as connection:
+            at: int | None = connection.execute(sql.NEXT_ATTEMPT).get
+        return at
 
     @healing
     def load_server(self, origin: str) -> ServerFacts:
         """What is known of a server."""
         with self._database.connection(Kind.READER) as connection:
-            for row in connection.execute(sql.READ_SERVER, (origin,)):
-                return ServerFacts(*row)
-        return ServerFacts()
+            return read_server(connection, origin)
 
     @healing
     def save_server(self, origin: str, facts: ServerFacts) -> None:
         """Remember what was learned of a server."""
         with self._database.transaction(Kind.READER) as connection:
-            _save_server(connection, origin, facts)
+            save_server(connection, origin, facts, now_ms=now_ms())
+
+    # Streams that wait
+
+    @healing
+    def waiting_streams(self) -> list[StreamWait]:
+        """The streams that were told to wait when the last reader wrote it down."""
+        with self._database.connection(Kind.READER) as connection:
+            return [
+                StreamWait((_text(category), _text(data_type)), since, retry_at, _text(error))
+                for category, data_type, since, retry_at, error in connection.execute(sql.READ_STREAMS)
+            ]
+
+    @healing
+    def note_waiting_stream(self, message: StoredMessage, note: FailureNote) -> int:
+        """Write down that a stream must wait because of its head; return how often that was tried in vain."""
+        self._work.carry()
+        stream = (message.category, message.data_type)
+        now = now_ms()
+        with self._database.transaction(Kind.READER) as connection:
+            self._begin(connection)
+            connection.execute(sql.STREAM_WAITS, (*stream, now, note.retry_at_ms, note.text))
+            attempt = (message.position, now, note.retry_at_ms, note.status, note.text)
+            attempts: int = connection.execute(sql.NOTE_ATTEMPT, attempt).get
+        self._work.checkpoint_if_due()
+        return attempts
+
+    @healing
+    def note_flowing_stream(self, stream: Stream, head: int | None) -> None:
+        """Write down that a stream flows again; ``head``: the position of the message that it waited for."""
+        self._work.carry()
+        with self._database.transaction(Kind.READER) as connection:
+            self._begin(connection)
+            connection.execute(sql.STREAM_FLOWS, stream)
+            if head is not None:
+                connection.execute(sql.END_ATTEMPT, (head,))
 
     # Upkeep
 
@@ -334,38 +435,17 @@ class ActiveReader:
                     pass
                 left = connection.execute(sql.FREELIST_COUNT).get
             self._vacuumed = True
-            self._database.checkpoint_above(CHECKPOINT_FRAMES, Kind.READER)
+            self._work.checkpoint_if_due()
             # Some old file has no auto-vacuum: its space is used again, but cannot be given back.
             if left < free:
                 return True
         if self._vacuumed:
             self._database.checkpoint(Kind.READER)  # only this shortens the file
             self._vacuumed = False
+        mend(self._database)
         self._tidied = True
         return False
 
 
-def _save_server(connection: apsw.Connection, origin: str, facts: ServerFacts) -> None:
-    row = (origin, facts.failures, facts.suspect_since_ms, facts.retry_at_ms, now_ms())
-    connection.execute(sql.SAVE_SERVER, row)
-
-
-def _claim(
-    connection: apsw.Connection, max_messages: int, max_bytes: int
-) -> tuple[list[StoredMessage], list[StoredMessage]]:
-    """Put the next messages in flight; return them, and what is left of damaged ones on the way."""
-    claimed: list[StoredMessage] = []
-    damaged: list[StoredMessage] = []
-    size = 0
-    for row in connection.execute(sql.CLAIM, (max_messages,)):
-        message = message_of(row)
-        if message is None:
-            damaged.append(remains_of(row))
-            continue
-        size += len(message.data)
-        if claimed and size > max_bytes:
-            break
-        claimed.append(message)
-    for message in claimed:
-        connection.execute(sql.INSERT_FLIGHT, (message.position,))
-    return claimed, damaged
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else ""

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import _statements as sql
+from ._errors import Damaged
 
 if TYPE_CHECKING:
     import apsw
+
+
+LAST_POSITION = 2**63 - 2**32
+"""Far above every position that is given out; what lies above is damage, and near the end of what SQLite can count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,10 @@ class Entries:
 
 
 def read_books(connection: apsw.Connection) -> Entries:
-    """The books as of now."""
-    row = next(connection.execute(sql.READ_BOOK))
+    """The books as of now; ``Damaged`` where there are none."""
+    row = next(connection.execute(sql.READ_BOOK), None)
+    if row is None:
+        raise Damaged(f"{connection.filename}: its books are gone")
     (
         pushed,
         messages,

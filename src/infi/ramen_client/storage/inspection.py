@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import _statements as sql
+from ._aside import waiting_aside
 from ._database import Kind
+from ._filesystem import free_bytes
 from ._trim import live_bytes
 from .books import Entries, read_books
 from .rules import StoredRule, read_rules
 
 if TYPE_CHECKING:
+    import apsw
+
     from ._connection import Meta
     from ._database import Database
 
@@ -58,6 +62,10 @@ class Snapshot:
     bytes_used: int
     in_flight: int
     oldest_waiting_since_ms: int | None
+    damaged_files: int
+    """Put aside, and still to be carried over by the reader."""
+    disk_free_bytes: int | None
+    """For this process's user, on the queue's file system; None: it cannot be seen."""
     last_1x_push_at_ms: int | None
     reader: ReaderRecord
     server: ServerRecord | None
@@ -66,6 +74,8 @@ class Snapshot:
 
 def take_snapshot(database: Database, meta: Meta) -> Snapshot:
     """Read everything at once."""
+    damaged_files = len(waiting_aside(database.path))
+    disk_free_bytes = free_bytes(database.path.parent)
     with database.connection(Kind.NORMAL) as connection:
         connection.execute(sql.BEGIN_READING)
         try:
@@ -74,13 +84,26 @@ def take_snapshot(database: Database, meta: Meta) -> Snapshot:
                 live_bytes(connection, meta.empty_pages),
                 connection.execute(sql.COUNT_FLIGHT).get,
                 connection.execute(sql.OLDEST_WAITING_SINCE).get,
+                damaged_files,
+                disk_free_bytes,
                 connection.execute(sql.READ_INLET_SEEN).get,
-                ReaderRecord(*next(connection.execute(sql.READ_READER))),
+                _reader_record(connection),
                 next((ServerRecord(*row) for row in connection.execute(sql.LATEST_SERVER)), None),
                 tuple(read_rules(connection)),
             )
         finally:
             connection.execute(sql.ROLLBACK)
+
+
+def _reader_record(connection: apsw.Connection) -> ReaderRecord:
+    for row in connection.execute(sql.READ_READER):
+        pid, started, stopped, failures, since, success, error_at, error, status, retry_at = row
+        text = None if error is None else error.decode(errors="replace")
+        return ReaderRecord(
+            pid, started, stopped, failures or 0, since, success, error_at, text, status, retry_at
+        )
+    # A damaged row is gone; the next reader makes a new one.
+    return ReaderRecord(None, None, None, 0, None, None, None, None, None, None)
 
 
 def take_entries(database: Database) -> Entries:

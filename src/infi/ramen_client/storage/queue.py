@@ -20,7 +20,7 @@ import logging
 import time
 import weakref
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infi.ramen_client.errors import DurabilityError, QueueClosed
 
@@ -33,6 +33,7 @@ from ._filesystem import FreeSpace
 from ._heal import healing
 from ._inlet import move_inlet
 from ._losses import LossLog
+from ._reserve import SPARE_BYTES
 from ._rows import (
     DeadLetter,
     Fate,
@@ -45,11 +46,11 @@ from ._rows import (
 )
 from ._settle import bury_damaged, discard_all_dead, raise_dead, settle
 from ._trim import Overflow, SizeLimit, after_push, before_push, live_bytes
-from .books import read_books
+from .books import LAST_POSITION, read_books
 from .checking import check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     import apsw
@@ -192,19 +193,25 @@ class Queue:
     @healing
     def _store(self, database: Database, messages: Sequence[NewMessage]) -> Trimmed:
         """Insert, and keep the limit."""
-        size = sum(len(message.data) for message in messages)
+        size = sum([len(message.data) for message in messages])
         disk_is_low = self._disk.is_low(size)
         if self._limit.meta is not database.meta:  # its file was replaced
             self._limit = replace(self._limit, meta=database.meta)
-        with database.transaction(self._kind) as connection:
+        transaction = database.transaction(self._kind, spare_bytes=SPARE_BYTES)
+        with transaction as connection:
             before = before_push(
                 connection, self._limit, rows=len(messages), pushed_bytes=size, disk_is_low=disk_is_low
             )
-            position = _head(connection, database)
+            run = transaction.run
+            position = _head(run, database)
+            database.check_head(position)
             for message in messages:
                 position += 1
-                connection.execute(sql.INSERT_MESSAGE, (position, *message.columns()))
-            return after_push(connection, self._limit, before, newest=position)
+                run(sql.INSERT_MESSAGE, (position, *message.columns()))
+            pages = transaction.pages = run(sql.PAGE_COUNT).get
+            trimmed = after_push(connection, self._limit, before, newest=position, pages=pages)
+        database.note_head(position)
+        return trimmed
 
     @healing
     def size(self) -> int:
@@ -233,7 +240,7 @@ class Queue:
     def push_point(self) -> PushPoint:
         """Mark where the queue ends now, for ``settled_up_to``."""
         with self.database.connection(Kind.NORMAL) as connection:
-            position = _head(connection, self.database)
+            position = _head(connection.execute, self.database)
             return PushPoint(position, connection.execute(sql.INLET_LAST_ID).get)
 
     @healing
@@ -269,7 +276,7 @@ class Queue:
             moved = move_inlet(connection, self.meta, self._place.system_version, now_ms=now)
             steps.append(moved)
             damaged = None
-            for row in connection.execute(sql.CLAIM, (1,)):
+            for row in connection.execute(sql.FIRST_FREE):
                 message = message_of(row)
                 if message is not None:
                     return message
@@ -312,9 +319,11 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _head(connection: apsw.Connection, database: Database) -> int:
+def _head(run: Callable[..., Any], database: Database) -> int:
     """The highest position in use."""
-    head: int | None = connection.execute(sql.HEAD).get
+    head: int | None = run(sql.HEAD).get
     if head is None:
         raise Damaged(f"{database.path}: its books are gone")
+    if head > LAST_POSITION:
+        raise Damaged(f"{database.path}: its positions are damaged")
     return head

@@ -1,4 +1,4 @@
-"""Whether a queue's active reader lives: asked of the lock that dies with it, without taking the lock.
+"""Whether a queue's active reader lives: asked of the lock that dies with it, without taking the lock; and taking its place.
 
 Closing any descriptor of a file drops this process's own record locks on it, so a process whose reader is active must not open the
 file at all: it is answered from the table in ``_locks``, whose guard keeps a reader of this process from beginning meanwhile.
@@ -9,12 +9,19 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from infi.ramen_client.errors import QueueBusy
+
 from . import _locks
+from ._errors import plain_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from ._database import Database
 
 _FLOCK = "hhqqi0q"
 """Linux's ``struct flock``: type, whence, start, length, pid; of the machine's alignment."""
@@ -41,3 +48,19 @@ def reader_holder(database: Path) -> int | None:
             os.close(descriptor)
     kind, _whence, _start, _length, pid = struct.unpack(_FLOCK, answer)
     return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+@contextmanager
+def in_readers_place(database: Database) -> Iterator[None]:
+    """Keep readers away, for what an operator does that none may do at the same time; ``QueueBusy`` where one lives."""
+    path = database.path
+    lock = _locks.ReaderLock(path.with_name(path.name + ".reader"), database.access)
+    with plain_errors(path):
+        if not lock.acquire():
+            raise QueueBusy(
+                f"{path}: a reader is at work on it (process {reader_holder(path) or 'of another container'}). Stop it first."
+            )
+    try:
+        yield
+    finally:
+        lock.release()
