@@ -368,6 +368,18 @@ def test_a_rule_received_while_others_wait_in_hand_applies_to_them(
     assert len(server.received) == 3
 
 
+def test_what_a_rule_drops_at_the_end_of_the_queue_leaves_it_at_once(
+    server: RamenServer, writer: Any, config: QueueReaderConfig
+) -> None:
+    server.answer_with(Drop({"data_type": "x"}))
+    with QueueReader(config) as reader:
+        writer.push("metrics", "x", "v1", {})
+        writer.push("metrics", "x", "v1", {})
+        reader.start_thread()
+        assert writer.wait_sent(10)
+        assert reader.books().blacklisted == 1
+
+
 def test_a_server_that_sends_rules_without_end_cannot_slow_delivery_down(config: QueueReaderConfig) -> None:
     blacklist = Blacklist(config)
     for number in range(MAX_RULES + 10):

@@ -58,7 +58,7 @@ def test_with_reject_push_and_push_many_raise_queue_full_until_something_is_deli
 
 
 def test_a_program_may_wait_for_room(server: RamenServer, make_config: Any):
-    config = make_config(overflow="reject", max_queue_size=LIMIT)
+    config = make_config(overflow="reject", max_queue_size=LIMIT, max_in_flight=1)
     with QueueWriter(config) as writer, QueueReader(config) as reader:
         fill(writer)
         reader.start_thread()

@@ -258,6 +258,25 @@ class Loud(str):  # noqa: SLOT000
         return "LOUD"
 
 
+def test_a_name_that_was_pushed_before_opens_no_door_to_one_that_is_only_equal_to_it(writer: Any):
+    class Chameleon(str):
+        """Equal to what was pushed before, and none of it."""
+
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return hash("cat")
+
+    writer.push("cat", "type", 1, {})
+    for names in (("cat", "type", True), ("cat", "type", 1.0), (Chameleon("a/b"), "type", 1)):
+        with pytest.raises(InvalidMessage):
+            writer.push(*names, {})
+    assert writer.queue_size() == 1
+
+
 def test_enum_members_and_subclasses_of_text_and_int_count_as_what_they_are(writer: Any, delivered: Any):
     writer.push(Category.EVENTS, Loud("quiet"), Version.FIRST, {}, reqid=Loud("id"))
     writer.push("metrics", "x", Loud("v2"), {})

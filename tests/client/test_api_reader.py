@@ -225,8 +225,10 @@ def test_a_1x_program_may_mix_consume_one_and_run(server: RamenServer, writer: A
 
 
 def test_run_without_blocking_returns_the_number_of_messages_accepted_or_dropped(
-    server: RamenServer, writer: Any, reader: QueueReader
+    config: QueueReaderConfig, server: RamenServer, writer: Any
 ):
+    config.max_in_flight = 1
+    reader = QueueReader(config)
     server.answer_with(Accept(), Drop({"data_type": "y"}), Refuse("BAD_REQUEST"), Accept())
     push(writer, 1, 2, 3, 4)
     writer.push("metrics", "y", "v1", {"n": 5})  # by the rule
@@ -633,15 +635,15 @@ def test_its_thread_outlives_unexpected_answers_and_errors_of_our_own(
 ):
     from infi.ramen_client.delivery.courier import Courier
 
-    step = Courier.step
+    start = Courier.start
     fails = iter([True, True, False])
 
-    def broken(self: Courier, **options: Any) -> Any:
+    def broken(self: Courier) -> None:
         if next(fails, False):
             raise ZeroDivisionError("a bug")
-        return step(self, **options)
+        start(self)
 
-    monkeypatch.setattr(Courier, "step", broken)
+    monkeypatch.setattr(Courier, "start", broken)
     server.answer_with(Status(202, b"[]"), Status(999), Status(302))
     reader, writer = create_queue_reader_and_writer(config)
     with reader, writer:

@@ -360,15 +360,15 @@ AT_ANY_LINE_PROGRAM = """
             sys.settrace(None)
 
     reader = QueueReader(config)
-    # Line 8 is where the run has begun; from about 230 on it looks for pushes again and again.
-    for number in range(9, 280):
+    # At line 14 the run has begun; from about 350 on it looks for pushes again and again.
+    for number in range(14, 400):
         run_and_stop_at_line(reader, number)
 
     active = QueueReader(config)
     active.start_thread()
     while reader.consume_one() != reader.RETRY:
         pass
-    for number in range(9, 26):
+    for number in range(14, 31):
         run_and_stop_at_line(reader, number)
     active.stop()
 """

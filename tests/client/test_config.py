@@ -41,10 +41,19 @@ READER_DEFAULTS = {
     "auth_token_file": None,
     "ssl": True,
     "ca_file": None,
+    "client_certificate": None,
+    "client_key": None,
+    "min_tls_version": "1.2",
     "proxy": None,
     "server_timeout": 20,
     "polling_delay": 5,
     "retry_delay": 30,
+    "max_in_flight": 8,
+    "ordering": "stream",
+    "protocol": "auto",
+    "content_coding": "auto",
+    "max_attempts": None,
+    "max_bytes_per_second": None,
     "blacklist_ttl": 3600,
     "max_message_age_seconds": None,
 }
@@ -57,14 +66,36 @@ BOUNDS = {
     "server_timeout": (1, 3600),
     "polling_delay": (0.01, 3600),
     "retry_delay": (0.01, 3600),
+    "max_in_flight": (1, 256),
+    "max_attempts": (1, 1_000_000),
+    "max_bytes_per_second": (1, LARGEST),
     "blacklist_ttl": (1, 86400),
     "max_message_age_seconds": (1, 10 * 365 * 86400),
 }
 SECONDS = ("server_timeout", "polling_delay", "retry_delay", "blacklist_ttl", "max_message_age_seconds")
-INTEGERS = ("system_serial", "max_queue_size", "min_free_disk", "max_message_bytes")
-BYTES = ("max_queue_size", "min_free_disk", "max_message_bytes")
-PATHS = ("queue_dir", "auth_token_file", "ca_file")
-OPTIONAL = {"auth_token", "auth_token_file", "ca_file", "max_message_age_seconds", "proxy", "queue_group"}
+INTEGERS = (
+    "system_serial",
+    "max_queue_size",
+    "min_free_disk",
+    "max_message_bytes",
+    "max_in_flight",
+    "max_attempts",
+    "max_bytes_per_second",
+)
+BYTES = ("max_queue_size", "min_free_disk", "max_message_bytes", "max_bytes_per_second")
+PATHS = ("queue_dir", "auth_token_file", "ca_file", "client_certificate")
+OPTIONAL = {
+    "auth_token",
+    "auth_token_file",
+    "ca_file",
+    "client_certificate",
+    "client_key",
+    "max_attempts",
+    "max_bytes_per_second",
+    "max_message_age_seconds",
+    "proxy",
+    "queue_group",
+}
 
 
 def reader(**fields: Any) -> QueueReaderConfig:
@@ -244,7 +275,8 @@ class TestNumbers:
     @pytest.mark.parametrize("name", list(BOUNDS))
     def test_a_number_as_text_or_of_another_type_becomes_a_plain_one(self, name: str) -> None:
         plain = float if name in SECONDS else int
-        for value in ["3600", " 3600\n", "+3600"] if name != "max_queue_size" else ["36000"]:
+        texts = {"max_queue_size": ["36000"], "max_in_flight": ["36"]}
+        for value in texts.get(name, ["3600", " 3600\n", "+3600"]):
             assert type(checked(name, value)) is plain
             assert checked(name, value) == int(value)
         whole = 36000 if name == "max_queue_size" else 36
@@ -729,3 +761,18 @@ def test_validating_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValidationError):
         QueueReaderConfig().validate()
     assert caplog.messages == []
+
+
+def test_a_client_key_is_of_no_use_without_a_certificate() -> None:
+    with pytest.raises(ValidationError, match="client_key: it is of no use without client_certificate"):
+        reader(client_key="/key.pem").validate()
+    reader(client_certificate="/both.pem").validate()
+    reader(client_certificate="/certificate.pem", client_key="/key.pem").validate()
+
+
+@pytest.mark.parametrize("value", ["1.1", "1.0", "1.4", 1.2, "TLSv1.2", "", None])
+def test_the_oldest_version_of_tls_is_one_of_two(value: object) -> None:
+    for allowed in ("1.2", "1.3"):
+        reader(min_tls_version=allowed).validate()
+    with pytest.raises(ValidationError, match=r"min_tls_version.*1\.2 or 1\.3"):
+        reader(min_tls_version=value).validate()

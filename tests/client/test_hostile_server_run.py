@@ -510,6 +510,7 @@ def test_a_rule_that_comes_again_is_refreshed_not_added(server: RamenServer, cli
 def test_a_rule_that_an_operator_lifts_holds_back_nothing_more(server: RamenServer, client: Client) -> None:
     from infi.ramen_client.storage import remove_rule
 
+    client.reader._config.max_in_flight = 1
     lifted = threading.Event()
 
     def reply(message: Received) -> Reply:

@@ -8,7 +8,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infi.ramen_client.delivery.backoff import MAX_SERVER_DELAY_SECONDS, Backoff
+from infi.ramen_client.delivery.backoff import Backoff
+from infi.ramen_protocol import MAX_RETRY_AFTER_SECONDS
 
 dice = st.floats(0, 1, exclude_max=True)
 limits = st.floats(0.01, 3600)
@@ -42,7 +43,7 @@ def test_the_servers_time_is_the_least_and_twice_it_the_most(
     backoff = Backoff(iter([roll for roll, _, _ in steps]).__next__)
     for _, limit, said in steps:
         delay = backoff.failed(limit, said)
-        least = min(said or 0.0, MAX_SERVER_DELAY_SECONDS)
+        least = min(said or 0.0, MAX_RETRY_AFTER_SECONDS)
         assert least <= delay
         assert delay <= (2 * least if least >= 1 else least + limit)
         assert math.isfinite(delay)

@@ -243,6 +243,10 @@ def test_a_proxy_without_an_address_is_named(open_transport: Build) -> None:
             "wants other credentials (407)",
         ),
         (
+            b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",  # tinyproxy
+            "wants other credentials (401)",
+        ),
+        (
             b"HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nno\n",
             "refused a tunnel to far.example with status 403",
         ),
@@ -280,8 +284,47 @@ def test_a_socks_proxy_that_wants_other_credentials_is_named(open_transport: Bui
         transport = open_transport(proxy=f"socks5h://{CREDENTIALS}@127.0.0.1:{proxy.port}")
         failure = failure_of(transport, post("http://far.example/"))
     assert (failure.kind, failure.connected) == (FailureKind.PROXY, False)
-    assert f"the proxy 127.0.0.1:{proxy.port} did not connect to far.example" in failure.text
+    assert f"the proxy 127.0.0.1:{proxy.port} wants other credentials" in failure.text
     check_no_secret(failure)
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"), [(2, "its rules forbid it"), (5, "connection refused"), (77, "(77)")]
+)
+def test_a_socks_proxy_that_does_not_get_through_says_why(
+    open_transport: Build, reply: int, words: str
+) -> None:
+    def script(connection: Connection) -> None:
+        connection.socket.recv(100)
+        connection.send(b"\x05\x00")
+        connection.socket.recv(100)
+        connection.send(bytes([5, reply, 0, 1]) + bytes(6))
+
+    with WireServer(script) as proxy:
+        transport = open_transport(proxy=f"socks5h://127.0.0.1:{proxy.port}")
+        failure = failure_of(transport, post("http://far.example/"))
+    assert (failure.kind, failure.connected) == (FailureKind.PROXY, False)
+    assert f"the proxy 127.0.0.1:{proxy.port} did not connect to far.example" in failure.text
+    assert words in failure.text
+
+
+def test_what_breaks_behind_or_at_a_proxy_names_it(open_transport: Build) -> None:
+    """A proxy that refuses a request before it has read the body ends with a reset (tinyproxy does)."""
+
+    def resets(connection: Connection) -> None:
+        connection.request()
+        connection.reset()
+
+    for script, words in ((resets, "was reset"), (answer(b""), "closed the connection without an answer")):
+        with WireServer(script) as proxy:
+            failure = failure_of(
+                open_transport(proxy=f"http://{CREDENTIALS}@127.0.0.1:{proxy.port}"),
+                post("http://far.example/"),
+            )
+        assert words in failure.text
+        assert f"the proxy 127.0.0.1:{proxy.port}" in failure.text
+        assert "`ssl`" not in failure.text
+        check_no_secret(failure)
 
 
 def test_a_proxy_that_hangs_ends_with_the_time_out(open_transport: Build, ca_file: Path) -> None:

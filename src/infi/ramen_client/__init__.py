@@ -13,6 +13,7 @@ from .__version__ import __version__
 
 if TYPE_CHECKING:
     from .admin import QueueAdmin
+    from .async_writer import AsyncQueueWriter
     from .config import QueueReaderConfig, QueueWriterConfig
     from .errors import (
         AuthenticationError,
@@ -26,14 +27,18 @@ if TYPE_CHECKING:
         RamenError,
         ValidationError,
     )
+    from .health import Health
+    from .logging_handler import RamenHandler
     from .queue_reader import QueueReader
     from .queue_writer import QueueWriter
     from .utils import create_queue_reader_and_writer
 
 _HOME = {
+    "AsyncQueueWriter": "async_writer",
     "AuthenticationError": "errors",
     "DiskFull": "errors",
     "DurabilityError": "errors",
+    "Health": "health",
     "InvalidMessage": "errors",
     "MessageTooLarge": "errors",
     "QueueAdmin": "admin",
@@ -45,14 +50,17 @@ _HOME = {
     "QueueWriter": "queue_writer",
     "QueueWriterConfig": "config",
     "RamenError": "errors",
+    "RamenHandler": "logging_handler",
     "ValidationError": "errors",
     "create_queue_reader_and_writer": "utils",
 }
 
 __all__ = [
+    "AsyncQueueWriter",
     "AuthenticationError",
     "DiskFull",
     "DurabilityError",
+    "Health",
     "InvalidMessage",
     "MessageTooLarge",
     "QueueAdmin",
@@ -64,6 +72,7 @@ __all__ = [
     "QueueWriter",
     "QueueWriterConfig",
     "RamenError",
+    "RamenHandler",
     "ValidationError",
     "__version__",
     "create_queue_reader_and_writer",

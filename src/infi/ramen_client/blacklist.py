@@ -117,6 +117,11 @@ class Blacklist:
             "the server asks for no more messages that match %s; they are dropped for a while", rule
         )
 
+    @property
+    def has_rules(self) -> bool:
+        """Whether any rule may be held: nothing needs to be compared with none."""
+        return bool(self._held)
+
     def matches(self, item: Mapping[str, Any]) -> bool:
         """Whether a rule matches an item of ``category``, ``data_type``, ``data_version``; the rest is the configuration's."""
         envelope = Envelope(

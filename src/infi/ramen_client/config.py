@@ -54,6 +54,7 @@ _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _MAX_INTEGER = 2**63 - 1  # SQLite's largest
 _TOKEN_FIELDS = ("auth_token", "auth_token_file")
 _A_PATH = "a path: UTF-8 text without control characters"
+_FOLLOWED = "A change is noticed within two seconds, and counts from the next request on."
 
 # How like a field an attribute must be named to be taken for a misspelt one; programs may add attributes of their own.
 _MISSPELT = 0.8
@@ -272,7 +273,7 @@ class QueueReaderConfig(QueueWriterConfig):
         FilePath | None,
         About(
             "A file that holds the token and nothing else (blank space at its end is taken off). Either this or "
-            "auth_token. A file that every user can read is used, with a warning.",
+            f"auth_token. A file that every user can read is used, with a warning. {_FOLLOWED}",
             allowed=f"{_A_PATH}; or none",
         ),
     ] = None
@@ -283,15 +284,41 @@ class QueueReaderConfig(QueueWriterConfig):
     ca_file: Annotated[
         FilePath | None,
         About(
-            "A PEM file with the certificates that a server's certificate is checked against; none: "
-            "what REQUESTS_CA_BUNDLE or SSL_CERT_FILE names, else the system's own ones.",
+            "The certificates of the authorities that a server's certificate is checked against: a PEM file, or a directory "
+            "in which `openssl rehash` has named one file for each; none: what REQUESTS_CA_BUNDLE or SSL_CERT_FILE names, "
+            f"else the system's own ones. {_FOLLOWED}",
             allowed=f"{_A_PATH}; or none",
         ),
     ] = None
+    client_certificate: Annotated[
+        FilePath | None,
+        About(
+            "A PEM file with the certificate that this client shows to a server that asks for one, followed by those between "
+            "it and its authority; it may hold the private key, too. Not shown to a proxy. "
+            f"{_FOLLOWED} So that certificate and key change as one, keep them in one file, or write both within a second.",
+            allowed=f"{_A_PATH}; or none",
+        ),
+    ] = None
+    client_key: Annotated[
+        FilePath | None,
+        About(
+            "A PEM file with the private key of client_certificate, not encrypted; none: it is in that file. A file that "
+            f"every user can read is used, with a warning. {_FOLLOWED}",
+            allowed=f"{_A_PATH}; or none",
+        ),
+    ] = None
+    min_tls_version: Annotated[
+        Literal["1.2", "1.3"],
+        About(
+            "The oldest version of TLS that is spoken with the server and with an https proxy.",
+            allowed="1.2 or 1.3 (as text)",
+        ),
+    ] = "1.2"
     proxy: Annotated[
         ProxyUrl,
         About(
-            "The proxy to use, whatever the environment says; none: what the environment says.",
+            "The proxy to use, whatever the environment says; none: what the environment says. With socks4a and socks5h the proxy "
+            "looks the server's name up; with socks4 and socks5 this machine does, and its first address alone is tried.",
             allowed="http://host:port, with https, socks4, socks4a, socks5 or socks5h in place of http, without path; "
             "user:password@ before the host must be percent-encoded; or none",
             show=shown_url,
@@ -319,6 +346,57 @@ class QueueReaderConfig(QueueWriterConfig):
         Seconds,
         About("How long a reader waits at most after a failure.", unit="seconds", low=0.01, high=3600),
     ] = 30.0
+    max_in_flight: Annotated[
+        Integer,
+        About(
+            "How many requests may be under way at once. 1: one after the other, everything in the order of its push, as in 1.x.",
+            low=1,
+            high=256,
+        ),
+    ] = 8
+    ordering: Annotated[
+        Literal["stream", "none"],
+        About(
+            "stream: messages of one category and data_type are delivered in the order of their push, those of different ones "
+            "side by side. none: everything side by side.",
+            allowed="stream or none",
+        ),
+    ] = "stream"
+    protocol: Annotated[
+        Literal["auto", "1"],
+        About(
+            "auto: batches (version 2 of the protocol) as soon as the server offers them. 1: one message a request.",
+            allowed="auto or 1 (as text)",
+        ),
+    ] = "auto"
+    content_coding: Annotated[
+        Literal["auto", "legacy", "gzip", "zstd", "identity"],
+        About(
+            "How bodies are compressed. auto: as 1.x did (legacy: zlib under the label gzip) until the server says that it reads "
+            "gzip or zstd. The others: always so; zstd needs Python 3.14 or the extra zstd.",
+            allowed="auto, legacy, gzip, zstd or identity",
+        ),
+    ] = "auto"
+    max_attempts: Annotated[
+        Integer | None,
+        About(
+            "How often a message is tried that holds up its stream while the server takes others, before it becomes a dead "
+            "letter; none: for ever. An outage is no attempt.",
+            allowed="a number from 1 to 1000000; or none",
+            low=1,
+            high=1_000_000,
+        ),
+    ] = None
+    max_bytes_per_second: Annotated[
+        Integer | None,
+        About(
+            "How much is sent at most, bodies as they are on the wire; none: as fast as it goes.",
+            allowed="a number from 1 to 9223372036854775807; or none",
+            unit="bytes",
+            low=1,
+            high=_MAX_INTEGER,
+        ),
+    ] = None
     blacklist_ttl: Annotated[
         Seconds,
         About(
@@ -347,7 +425,7 @@ class QueueReaderConfig(QueueWriterConfig):
         Raises ``ValidationError`` when neither or both are given, or one is wrong; for the file also when it is
         missing, unreadable, empty, too large, or holds what no HTTP header can carry.
         """
-        problems = self._contradictions()
+        problems = self._token_contradictions()
         for name in _TOKEN_FIELDS:
             field, value = self.FIELDS[name], getattr(self, name, None)
             if isinstance(field.check(value), Wrong):
@@ -365,13 +443,22 @@ class QueueReaderConfig(QueueWriterConfig):
             )
         return str(token)
 
-    def _contradictions(self) -> list[str]:
+    def _token_contradictions(self) -> list[str]:
         given = [name for name in _TOKEN_FIELDS if getattr(self, name, None) is not None]
         if len(given) == 1:
             return []
         return [
             f"auth_token, auth_token_file: exactly one of them is needed, {'both are' if given else 'none is'} given"
         ]
+
+    def _contradictions(self) -> list[str]:
+        problems = self._token_contradictions()
+        if (
+            getattr(self, "client_key", None) is not None
+            and getattr(self, "client_certificate", None) is None
+        ):
+            problems.append("client_key: it is of no use without client_certificate")
+        return problems
 
 
 QueueWriterConfig.FIELDS = fields_of(QueueWriterConfig)

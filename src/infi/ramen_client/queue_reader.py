@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Self
 from infi.ramen_protocol import origin
 
 from ._opening import open_queue
+from ._status import look_at
 from .blacklist import Blacklist, HeldRule, StoredBlacklist
 from .config import QueueReaderConfig
-from .delivery.courier import Courier, Step
+from .delivery.courier import Courier
+from .delivery.flight import Step
 from .delivery.outage import OutageLog
 from .delivery.run import Run, Until
 from .delivery.stop import Stop
-from .delivery.transport import Transport, route_from
+from .delivery.transport import Transport, route_of
 from .diagnosis import diagnose
 from .errors import (
     AuthenticationError,
@@ -36,13 +38,15 @@ from .errors import (
     QueueUnusable,
     WrongConfig,
 )
-from .storage import ActiveReader
+from .health import HealthWatch, Observation
+from .storage import ActiveReader, ExistingQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
     from .delivery.transport import Route
+    from .health import Health
     from .storage import Books, DeadLetter
 
 __all__ = ["AuthenticationError", "AutheticationError", "Blacklist", "QueueReader"]
@@ -51,6 +55,9 @@ logger = logging.getLogger("ramen_client")
 
 _STAND_BY_SECONDS = 0.25
 """How soon a reader that stands by takes over from one that died."""
+
+_SLOW_DISK_SECONDS = 90.0
+"""How long a turn may take that waits for a disk, or for a program that holds the file, on top of ``server_timeout``."""
 
 _STANDING_BY = "another reader is active; this one stands by"
 
@@ -83,6 +90,7 @@ class QueueReader:
         self.name = f"{config.sender}_{config.system_serial}"
         """The queue's name, in front of this reader's lines in the log."""
         self._outage = OutageLog(self.name)
+        self._watch = HealthWatch()
         self._closed = False
         # Made and replaced by whoever holds the reader's lock, so by one thread at a time.
         self._transport: tuple[int, Route, Transport] | None = None
@@ -127,7 +135,8 @@ class QueueReader:
                 return self.RETRY
             active, transport = taken
             try:
-                return int(self._courier(active, transport, stop).step())
+                courier = self._courier(active, transport, stop, hold=False, resumes_pause=False)
+                return int(courier.step())
             finally:
                 active.close()
         finally:
@@ -200,6 +209,32 @@ class QueueReader:
     def books(self) -> Books:
         """Where every message that was ever pushed into this queue is now."""
         return self._queue.books()
+
+    def health(self) -> Health:
+        """Whether this queue is delivered as it should be, by whichever reader; if not, why, in words.
+
+        Reads the file, about a millisecond. Raises ``QueueGone`` when the queue was taken away, ``QueueClosed`` after ``close``,
+        ``QueueUnusable`` when it cannot be read.
+        """
+        return self.observe()[0].health
+
+    def observe(self) -> list[Observation]:
+        """This queue as ``infi.ramen_client.metrics`` wants it, which takes a reader as a source. Raises as ``health`` does."""
+        database = self._queue.database
+        database.check_in_place()
+        place = self._queue.place
+        queue = ExistingQueue(database, self._queue.meta, place.sender, place.system_serial)
+        status = look_at(queue, max_queue_size=self._config.max_queue_size)
+        health = self._watch.look(status, hangs_for_seconds=self.hangs_for())
+        return [Observation(self.name, status, health, self._outage.outages)]
+
+    def hangs_for(self) -> float:
+        """For how many seconds a run of this reader has not turned, where that is longer than any turn may take; else 0.
+
+        That is ``server_timeout`` and a minute and a half. Never waits: for a watchdog.
+        """
+        silent = max((stop.silent_seconds() for stop in tuple(self._stops)), default=0.0)
+        return silent if silent > self._config.server_timeout + _SLOW_DISK_SECONDS else 0.0
 
     def dead_letters(self, limit: int = 1000) -> list[DeadLetter]:
         """The messages that were refused for good, or damaged, with the reason; the oldest first, at most ``limit``."""
@@ -292,7 +327,9 @@ class QueueReader:
         *,
         raise_refused_token: bool,
     ) -> int:
-        make_courier = partial(self._courier, active, transport, stop)
+        make_courier = partial(
+            self._courier, active, transport, stop, hold=True, resumes_pause=until is Until.STOPPED
+        )
         try:
             run = Run(active, make_courier, transport, self._config, stop)
             if until is not Until.STOPPED:  # of short runs a program may make many
@@ -323,11 +360,22 @@ class QueueReader:
                 "files, and how many files this process has open."
             ) from error
 
-    def _courier(self, active: ActiveReader, transport: Transport, stop: Stop) -> Courier:
-        return Courier(active, self._config, self._blacklist, transport, self._outage, stop=stop)
+    def _courier(
+        self, active: ActiveReader, transport: Transport, stop: Stop, *, hold: bool, resumes_pause: bool
+    ) -> Courier:
+        return Courier(
+            active,
+            self._config,
+            self._blacklist,
+            transport,
+            self._outage,
+            stop=stop,
+            hold=hold,
+            resumes_pause=resumes_pause,
+        )
 
     def _route(self) -> Route:
-        return route_from(proxy=self._config.proxy, ca_file=self._config.ca_file)
+        return route_of(self._config)
 
     def _usable_transport(self) -> Transport:
         """The transport of this process, built anew after a fork and when the configuration's route has changed."""

@@ -1,24 +1,23 @@
-"""How long to wait after a failure.
+"""How long one thing waits that fails by itself: a stream that the server refuses, the reader after a fault of its own.
 
-Full jitter: each delay is drawn from between 0 and a ceiling, which is 1 s after the first failure in a row and
-doubles up to the caller's limit, so that many clients that lost their server in the same moment do not come back
-in the same moment. A time that the server named (``Retry-After``) is the least that is waited; what is added
-on top, for the same reason, is at most as much again, so that a server which paces its clients is not waited
-for much longer than it asked. Pure: no clock, no sleeping; randomness is passed in.
+Full jitter: each delay is drawn from between 0 and a ceiling, which is 1 s after the first failure in a row and doubles up to
+the caller's limit. A time that the server named (``Retry-After``) is the least that is waited; what is added on top is at most
+as much again, so that a server which paces its clients is not waited for much longer than it asked. Pure: no clock, no
+sleeping; randomness is passed in. What is due to the server as a whole is the business of ``pacing``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from infi.ramen_protocol import MAX_RETRY_AFTER_SECONDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 FIRST_CEILING_SECONDS = 1.0
-MAX_SERVER_DELAY_SECONDS = 3600.0
-"""No ``Retry-After`` holds delivery up for longer than this."""
 
-_MAX_DOUBLINGS = 12  # 4096 s is above every limit that a configuration may set (3600 s)
+MAX_DOUBLINGS = 12  # 4096 s is above every limit that a configuration may set (3600 s)
 
 
 class Backoff:
@@ -38,8 +37,8 @@ class Backoff:
         (capped at an hour): from that time to, at most, twice it.
         """
         ceiling = min(limit_seconds, FIRST_CEILING_SECONDS * (1 << self._failures))
-        self._failures = min(self._failures + 1, _MAX_DOUBLINGS)
-        least = min(max(server_said_seconds or 0.0, 0.0), MAX_SERVER_DELAY_SECONDS)
+        self._failures = min(self._failures + 1, MAX_DOUBLINGS)
+        least = min(max(server_said_seconds or 0.0, 0.0), MAX_RETRY_AFTER_SECONDS)
         # "Retry-After: 0" or a date of just now must not make a tight loop: the ordinary jitter applies.
         spread = min(ceiling, least) if least >= FIRST_CEILING_SECONDS else ceiling
         return least + self._random() * spread

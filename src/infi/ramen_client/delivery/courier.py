@@ -1,19 +1,19 @@
 """The courier carries one queue's messages to the server while it is the active reader: one ``run`` or ``consume_one``.
 
-    claim ── blacklisted? ── POST ── answer or failure ── verdict ── settle, or keep and back off
+    queue ── lines ── POST, one message or a batch ── answer or failure ── verdict ── settle, or keep and wait
 
 Invariants:
 
 - A message leaves the queue only by ``ActiveReader.settle`` and ``reject_unexplained``, after a verdict about this very message
   (or a rule that matches it). Whatever else happens, it stays.
-- Messages are delivered in order, one in flight. They are claimed ``_CLAIM_MESSAGES`` ahead, since a claim is a write.
-- Settling is a write, too: in a run, accepted messages are *held* and settled together, at the end of what was claimed, before
-  anything but an acceptance is acted on, and at the latest after ``_HOLD_SECONDS``. A process that is killed meanwhile sends those
-  again, under the same reqids, which the server knows.
-- Retries never end and never give up a message; between them is the back-off, or what the server asked for
-  (``Retry-After``, kept over a restart).
+- Messages of one stream are delivered in order, streams side by side (``lines``), as many at once as the server can bear (``pacing``).
+- What is sent one by one was leased before, what is sent in a batch was frozen (``batching``).
+- Settling is a write, too: messages that were accepted one by one are held for a moment (``ledger``), but nothing but an acceptance is
+  acted on before they are settled. A process that is killed meanwhile sends those again, under the same reqids, which the server knows.
+- Retries never end and never give up a message, but for ``max_attempts``; between them is the back-off, or what the server asked for
+  (``Retry-After``, kept over a restart). A stream that the server refuses by itself waits by itself (``blame``).
 - The token is in no text that leaves this module (log, status, dead letter), also where the server sends it back.
-- Nothing is started after ``stop`` is set; what is in flight then has a moment to end, is abandoned, and stays in the queue.
+- Nothing is started after ``stop`` is set; what is under way then has a moment to end, is abandoned, and stays in the queue.
 
 **The suspect server** (protocol section 1): a rejection without a protocol body costs its one message, which becomes a dead
 letter. The fifth in a row with no acceptance (a 202 of the protocol, ACCEPTED or DROPPED) between makes the server suspect: the
@@ -23,80 +23,65 @@ five go back to the queue, and unexplained rejections are failures like any othe
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
-from collections import Counter, deque
 from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
-from enum import IntEnum
 from itertools import count
 from typing import TYPE_CHECKING
 
 from infi.ramen_client.errors import AuthenticationError
-from infi.ramen_client.storage import (
-    SUSPECT_AFTER,
-    Death,
-    FailureNote,
-    Fate,
-    ServerFacts,
-    Settlement,
-    now_ms,
-)
-from infi.ramen_protocol import (
-    MAX_RETRY_AFTER_SECONDS,
-    Envelope,
-    Judgement,
-    Verdict,
-    message_target,
-    origin,
-    parse_retry_after,
-)
+from infi.ramen_client.storage import Fate
+from infi.ramen_protocol import Coding, Envelope, origin
 
-from .backoff import Backoff
-from .exchange import Answer, Request
-from .judging import judge, request_headers, say_answer, say_suspect, say_unwelcome
+from .batch_verdicts import BatchVerdicts
+from .batching import Batcher, Sending
+from .blame import Blame
+from .credentials import Credentials
+from .effects import Effects
+from .flight import Flight, Step
+from .leases import Leases
+from .ledger import HOLD_SECONDS, Ledger
+from .lines import Lines, Ordering
+from .single import single_request
+from .single_verdicts import SingleVerdicts
+from .standing import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from infi.ramen_client.blacklist import StoredBlacklist
     from infi.ramen_client.config import QueueReaderConfig
     from infi.ramen_client.storage import ActiveReader, StoredMessage
+    from infi.ramen_protocol import BatchOffer
 
+    from .exchange import Answer, Request
     from .failures import Failure
+    from .judging import Headers
     from .outage import OutageLog
     from .stop import Stop
     from .transport import Transport
 
 logger = logging.getLogger("ramen_client")
 
-_CLAIM_MESSAGES = 64
-"""Claiming and settling one by one writes 23 kB a message to disk, in chunks of 64 it is 2 kB (measured)."""
+_AHEAD_MESSAGES = 64
+"""How many messages are looked for at once, and leased: leasing one by one would write ten times as much."""
 
-_CLAIM_BYTES = 1024 * 1024
-
-_HOLD_SECONDS = 0.05
-"""How long an accepted message may wait for its settling: not longer than anybody who looks at the queue would notice."""
+_AHEAD_BYTES = 1024 * 1024
 
 _LAST_ANSWER_SECONDS = 0.05
-"""How long a stop waits for the answer that is due: mostly it comes, and the message need not be sent twice."""
+"""How long a stop waits for the answers that are due: mostly they come, and the messages need not be sent twice."""
 
 _tags = count(1)
 """Never the same twice in a process, since a transport outlives a courier: no answer may be taken for another message's."""
 
 
-class Step(IntEnum):
-    """The result of one step, as 1.x numbers them."""
-
-    EMPTY = 0
-    ACCEPTED = 1
-    DROPPED = 2
-    RETRY = 3
-
-
 class Courier:
-    """Delivers the messages of one queue. Used by one thread; ``stop`` may be set by any."""
+    """Delivers the messages of one queue. Used by one thread; ``stop`` may be set by any.
+
+    ``hold``: acceptances may be settled a moment later, together. ``resumes_pause``: what an earlier courier wanted to wait after a
+    failure is waited out, not only what the server named. Building one reads the token: ``ValidationError``.
+    """
 
     def __init__(
         self,
@@ -107,6 +92,8 @@ class Courier:
         outage: OutageLog,
         *,
         stop: Stop,
+        hold: bool = True,
+        resumes_pause: bool = True,
         chance: Callable[[], float] = random.random,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -114,211 +101,300 @@ class Courier:
         self._config = config
         self._blacklist = blacklist
         self._transport = transport
-        self._outage = outage
         self._stop = stop
         self._monotonic = monotonic
-        self._backoff = Backoff(chance)
-        self._origin = origin(config.hostname, ssl=config.ssl)
-        self._headers = request_headers(config)
-        self._token_refused = False
-        self._claimed: deque[StoredMessage] = deque()
-        self._held: list[Settlement] = []
-        self._held_since = 0.0
-        self._rule_hits: Counter[int] = Counter()
-        self.handled = 0
-        """How many messages have left the queue by this courier's hand."""
-        self._facts = reader.load_server(self._origin)
-        self._not_before = monotonic() + self._seconds_the_server_asked_for()
+        server = origin(config.hostname, ssl=config.ssl)
+        coding = None if config.content_coding == "auto" else Coding(config.content_coding)
+        self._standing = Standing(
+            reader,
+            config,
+            server,
+            outage,
+            resumes_pause=resumes_pause,
+            coding=coding,
+            chance=chance,
+            monotonic=monotonic,
+        )
+        self._credentials = Credentials(config, monotonic=monotonic)
+        self._ledger = Ledger(reader, hold=hold, monotonic=monotonic)
+        self._lines = Lines(Ordering(config.ordering), config.max_in_flight)
+        self._batcher = Batcher(reader, server, self._envelope)
+        self._leases = Leases(reader)
+        self._effects = Effects(
+            reader,
+            config,
+            blacklist,
+            outage,
+            standing=self._standing,
+            lines=self._lines,
+            leases=self._leases,
+            batcher=self._batcher,
+            ledger=self._ledger,
+            blame=Blame(),
+            chance=chance,
+            monotonic=monotonic,
+        )
+        self._singles = SingleVerdicts(self._effects)
+        self._batches = BatchVerdicts(self._effects)
+        self._flying: dict[int, Flight] = {}
+        self._has_waited = False
+        self._end_mark: tuple[int, int] | None = None
+        self._lines.claim_again(self._batcher.load())
+        self._effects.recall_waiting_streams()
 
-    def _seconds_the_server_asked_for(self) -> float:
-        if self._facts.retry_at_ms is None:
-            return 0.0
-        # Clamped: the wall clock may have been set back since the server said it.
-        return min(max((self._facts.retry_at_ms - now_ms()) / 1000, 0.0), MAX_RETRY_AFTER_SECONDS)
-
-    def pause_left(self) -> float:
-        """The seconds until the next attempt may be made."""
-        return max(0.0, self._not_before - self._monotonic())
+    # What the run wants to know
 
     @property
-    def has_claimed(self) -> bool:
-        """Whether the next step needs no claim."""
-        return bool(self._claimed)
+    def handled(self) -> int:
+        """How many messages have left the queue by this courier's hand."""
+        return self._ledger.handled
 
-    def step(self, *, hold: bool = False) -> Step:
-        """Handle the oldest message; ``AuthenticationError`` when the token is refused (the message stays).
+    @property
+    def in_flight(self) -> int:
+        """How many requests are under way."""
+        return len(self._flying)
 
-        ``hold``: it may be settled later, together with others; ``settle_held`` must be called in the end.
+    @property
+    def seen(self) -> tuple[int, int] | None:
+        """What ``ActiveReader.change_mark`` was when everything in the queue had been seen; None: not everything was."""
+        return self._end_mark
+
+    @property
+    def has_room(self) -> bool:
+        """Whether something more could be started beside what is under way, if there were anything."""
+        return self._standing.may_start(len(self._flying)) <= 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing that could be sent, now or later."""
+        return not (
+            self._flying
+            or self._lines.ready
+            or self._batcher.waiting
+            or self._lines.next_release() is not None
+            or not self._has_seen_all
+        )
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether everything that is left waits after a failure."""
+        return self._standing.pause_left() > 0 or self._next_turn() > 0
+
+    def pause_left(self) -> float:
+        """The seconds until something may be started; 0.0 where only an end of what is under way can change anything."""
+        pause = max(self._standing.may_start(len(self._flying)), self._next_turn())
+        return pause if math.isfinite(pause) else 0.0
+
+    def _next_turn(self) -> float:
+        """The seconds until the first of what is left may be sent, as far as it is not the server that all wait for."""
+        if self._lines.ready or not self._has_seen_all:
+            return 0.0
+        turns = [sending.not_before for sending in self._batcher.waiting]
+        if (release := self._lines.next_release()) is not None:
+            turns.append(release)
+        return max(0.0, min(turns, default=0.0) - self._monotonic())
+
+    @property
+    def _has_seen_all(self) -> bool:
+        return self._end_mark is not None and self._end_mark == self._reader.change_mark()
+
+    # Steps
+
+    def step(self) -> Step:
+        """Handle one message, the oldest that may be sent, at once; ``AuthenticationError`` when the token is refused."""
+        self._lines.let_go(math.inf)
+        before = self._ledger.handled
+        step: Step | None = None
+        try:
+            while step is None and (self._flying or self._start_one(alone=True)):
+                if self._stop.is_set():
+                    break
+                step = self.wait(self._config.server_timeout)
+        finally:
+            step = self.abandon() or step
+        if step is None and not self._stop.is_set():
+            return Step.DROPPED if self._ledger.handled > before else Step.EMPTY
+        return step or Step.RETRY
+
+    def start(self) -> None:
+        """Start what may be started now."""
+        self._lines.let_go(self._monotonic())
+        while not self._stop.is_set() and self._standing.may_start(len(self._flying)) <= 0:
+            if not self._start_one():
+                break
+        if not self._flying:
+            self._ledger.flush()  # what rules dropped
+
+    def wait(self, patience_seconds: float) -> Step | None:
+        """Wait until something that is under way has ended, at most so long; what became of it, the worst of several.
+
+        None: nothing ended. Raises ``AuthenticationError`` when the token is refused.
         """
-        message = self._next(_CLAIM_MESSAGES if hold else 1)
-        if message is None:
-            return Step.EMPTY
-        if self._token_refused:
-            # It may have been mended meanwhile, in its file or by the program.
-            self._headers = request_headers(self._config)
-            self._token_refused = False
-        envelope = self._envelope(message)
-        rule = self._blacklist.match(envelope)
-        if rule is not None:
-            self._blacklist.reload()  # an operator may have lifted it since
-            rule = self._blacklist.match(envelope)
-        if rule is not None:
-            self._rule_hits[rule.rule_id] += 1
-            self._settle(Settlement(message, Fate.BLACKLISTED), hold=hold)
-            return Step.DROPPED
-        outcome = self._post(message, envelope)
-        return Step.RETRY if outcome is None else self._conclude(message, outcome, hold=hold)
+        if self._ledger.holds:
+            patience_seconds = min(patience_seconds, HOLD_SECONDS)
+        self._has_waited = True  # so the first byte may have left
+        outcomes = self._transport.wait(patience_seconds)
+        ended = [(self._flying.pop(tag), outcome) for tag, outcome in outcomes if tag in self._flying]
+        steps = [self._conclude(flight, outcome) for flight, outcome in ended]
+        if not (steps and (self._flying or self._lines.ready)):
+            self._ledger.flush()
+        if (refusal := self._effects.take_token_refusal()) is not None:
+            self._credentials.reread()
+            raise AuthenticationError(refusal)
+        return max((step for step in steps if step is not None), default=None)
 
-    def settle_held(self) -> None:
-        """Settle what is held. When this raises, the messages stay in the queue, and the courier is of no use any more."""
-        if self._held:
-            self._reader.settle(self._held, rule_hits=self._rule_hits)
-            self.handled += len(self._held)
-            self._held.clear()
-            self._rule_hits.clear()
+    def abandon(self) -> Step | None:
+        """Give up what is under way, after a moment if it is ``stop`` that ends it; settle what can be settled.
 
-    def _next(self, most: int) -> StoredMessage | None:
-        """The first of the claimed messages, which stays there until it is settled or held."""
-        if not self._claimed:
-            self.settle_held()
+        What ended in that moment, as ``wait`` says it.
+        """
+        step = None
+        try:
+            # Twice, since the wake-up that comes with a stop ends the first one.
+            for _ in range(2):
+                if self._flying and self._has_waited and self._stop.is_set():
+                    with suppress(AuthenticationError):
+                        step = self.wait(_LAST_ANSWER_SECONDS / 2) or step
+        finally:
+            for tag in self._flying:
+                with suppress(RuntimeError):  # the transport is closed
+                    self._transport.cancel(tag)
+            self._flying.clear()
+        self._ledger.flush()
+        return step
+
+    def _conclude(self, flight: Flight, outcome: Answer | Failure) -> Step | None:
+        if isinstance(flight.cargo, Sending):
+            return self._batches.conclude(flight.cargo, flight, outcome)
+        return self._singles.conclude(flight.cargo, flight, outcome)
+
+    # Starting
+
+    def _start_one(self, *, alone: bool = False) -> bool:
+        """Start one request; False when there is nothing to send. ``alone``: one message, but for batches that lie frozen."""
+        for sending in self._batcher.waiting:
+            if alone or sending.not_before <= self._monotonic():
+                self._batcher.waiting.remove(sending)
+                self._start_batch(sending)
+                return True
+        offer = None if alone else self._standing.learned.offer
+        if offer is None:
+            return self._start_single(1 if alone else _AHEAD_MESSAGES)
+        return self._start_new_batch(offer)
+
+    def _start_new_batch(self, offer: BatchOffer) -> bool:
+        learned = self._standing.learned
+        while not self._stop.is_set():
+            most_messages, most_bytes = self._batcher.limits(offer, learned.most_bytes)
+            # One batch is under way while the next one is gathered.
+            self._lines.most_in_line = max(_AHEAD_MESSAGES, 2 * most_messages)
+            self._look_for(most_messages, max(_AHEAD_MESSAGES, most_messages), most_bytes)
+            wanted = self._without_blacklisted(self._lines.take(most_messages, most_bytes))
+            if wanted:
+                wanted = self._batches.for_batch(wanted)
+                if not wanted:
+                    return self._start_single(_AHEAD_MESSAGES)
+            if wanted:
+                sending, faulty = self._batcher.freeze(wanted)
+                if sending is not None:
+                    self._leases.end(wanted)
+                    self._start_batch(sending)
+                    return True
+                self._batches.unfrozen(wanted, faulty)
+            elif not self._lines.ready:
+                break
+        return False
+
+    def _start_batch(self, sending: Sending) -> None:
+        learned = self._standing.learned
+        coding, headers = learned.batch_coding(), self._credentials.current()
+        timeout_seconds = float(self._config.server_timeout)
+        request = self._batcher.request(
+            sending, headers, path=learned.path, coding=coding, timeout_seconds=timeout_seconds
+        )
+        self._post(sending, coding, headers, request)
+
+    def _start_single(self, ahead: int) -> bool:
+        while not self._stop.is_set():
+            self._look_for(1, ahead, _AHEAD_BYTES)
+            taken = self._lines.take(1, 0)
+            if not taken:
+                break
+            (message,) = taken
+            if message not in self._leases:
+                self._leases.take([message, *self._lines.peek(ahead - 1)])  # in one write
+            if message not in self._leases:
+                self._lines.done(taken)  # somebody took it out of the queue
+            elif self._without_blacklisted(taken):
+                coding, headers = self._standing.learned.message_coding(), self._credentials.current()
+                request = single_request(
+                    message,
+                    self._envelope(message),
+                    origin=self._standing.origin,
+                    headers=headers,
+                    coding=coding,
+                    timeout_seconds=float(self._config.server_timeout),
+                )
+                self._post(message, coding, headers, request)
+                return True
+        return False
+
+    def _post(
+        self, cargo: StoredMessage | Sending, coding: Coding, headers: Headers, request: Request
+    ) -> None:
+        tag = next(_tags)
+        logger.debug("POST %s", request.url)
+        round_number = self._standing.started(len(request.body))
+        self._transport.start(tag, request)
+        self._flying[tag] = Flight(cargo, coding, headers, round_number)
+
+    # Looking
+
+    def _look_for(self, wanted: int, most_messages: int, most_bytes: int) -> None:
+        """Look for messages until so many are wanted and ready, or there are no more."""
+        for want in list(self._lines.wants(self._monotonic())):
+            found, reached = self._reader.look_at_stream(
+                want.stream, after=want.after, max_messages=most_messages, max_bytes=most_bytes
+            )
+            self._lines.found(want, found.messages, reached, is_all=found.is_all)
+        while self._lines.ready < wanted and not self._lines.are_full and not self._stop.is_set():
+            mark = self._reader.change_mark()
+            if mark == self._end_mark:
+                break
+            self._ledger.flush()
             self._blacklist.reload()
-            self._claimed.extend(self._reader.claim(most, _CLAIM_BYTES))
-        return self._claimed[0] if self._claimed else None
+            found = self._reader.look_ahead(most_messages, most_bytes, self._lines.passed_over())
+            self._lines.add(found.messages)
+            if found.is_all:
+                self._end_mark = mark
+                break
 
-    def _settle(self, settlement: Settlement, *, hold: bool = False) -> None:
-        if not self._held:
-            self._held_since = self._monotonic()
-        self._held.append(settlement)
-        self._claimed.popleft()
-        if not hold or self._monotonic() - self._held_since >= _HOLD_SECONDS:
-            self.settle_held()
+    def _without_blacklisted(self, messages: Sequence[StoredMessage]) -> list[StoredMessage]:
+        if not self._blacklist.has_rules:
+            return list(messages)
+        wanted = []
+        for message in messages:
+            rule = self._blacklist.match(self._envelope(message))
+            if rule is not None:
+                self._blacklist.reload()  # an operator may have lifted it since
+                rule = self._blacklist.match(self._envelope(message))
+            if rule is None:
+                wanted.append(message)
+                continue
+            self._ledger.hit(rule.rule_id)
+            self._ledger.hold(message, Fate.BLACKLISTED)
+            self._leases.end([message])
+            self._lines.done([message])
+        return wanted
 
     def _envelope(self, message: StoredMessage) -> Envelope:
+        place = self._reader.place
         return Envelope(
             message.category,
-            self._reader.place.system_serial,
-            self._reader.place.sender,
+            place.system_serial,
+            place.sender,
             message.data_type,
             str(message.data_version),
             message.system_version,
             message.reqid,
         )
-
-    def _post(self, message: StoredMessage, envelope: Envelope) -> Answer | Failure | None:
-        """Send a message and wait for what becomes of it; None when ``stop`` was set meanwhile."""
-        tag = next(_tags)
-        request = Request(
-            self._origin + message_target(envelope),
-            self._headers,
-            message.data,
-            float(self._config.server_timeout),
-        )
-        logger.debug("POST %s", request.url)
-        try:
-            self._transport.start(tag, request)
-            waits = 0
-            while not self._stop.is_set():
-                waits += 1
-                outcomes = self._transport.wait(_HOLD_SECONDS if self._held else request.timeout_seconds)
-                for ended, outcome in outcomes:
-                    if ended == tag:
-                        return outcome
-                if not outcomes:
-                    self.settle_held()
-            # Twice, since the wake-up that comes with a stop ends the first one.
-            for _ in range(2 if waits else 0):
-                for ended, outcome in self._transport.wait(_LAST_ANSWER_SECONDS / 2):
-                    if ended == tag:
-                        return outcome
-        except BaseException:
-            with suppress(RuntimeError):  # the transport is closed
-                self._transport.cancel(tag)
-            raise
-        self._transport.cancel(tag)
-        return None
-
-    def _conclude(self, message: StoredMessage, outcome: Answer | Failure, *, hold: bool) -> Step:
-        if not isinstance(outcome, Answer):
-            return self._failed(outcome.text, None)
-        judgement = judge(outcome, self._headers)
-        match judgement.verdict:
-            case Verdict.ACCEPTED:
-                self._settle(Settlement(message, Fate.ACCEPTED), hold=hold)
-                self._succeeded()
-                return Step.ACCEPTED
-            case Verdict.DROPPED:
-                self._settle(Settlement(message, Fate.DROPPED))
-                self._succeeded()
-                self._take_rule(judgement)
-                return Step.DROPPED
-            case Verdict.REJECTED:
-                return self._rejected(message, outcome.status, judgement)
-            case Verdict.UNAUTHORISED:
-                return self._unauthorised(outcome.status, judgement)
-            case Verdict.RETRY:
-                text = say_unwelcome(outcome.status, judgement).text
-                return self._failed(text, outcome.status, self._retry_after(judgement))
-
-    def _take_rule(self, judgement: Judgement) -> None:
-        if judgement.rule is not None:
-            self._blacklist.receive(judgement.rule)
-        elif judgement.rule_problem is not None:
-            logger.warning(
-                "a blacklist rule of %s cannot be applied: %s", self._origin, judgement.rule_problem
-            )
-
-    def _retry_after(self, judgement: Judgement) -> float | None:
-        if judgement.retry_after is None:
-            return None
-        return parse_retry_after(judgement.retry_after, now=datetime.now(UTC))
-
-    def _rejected(self, message: StoredMessage, status: int, judgement: Judgement) -> Step:
-        if not judgement.explained and self._facts.suspect_since_ms is not None:
-            return self._failed(say_suspect(status).text, status, self._retry_after(judgement))
-        death = Death(f"the server refused it ({status})", judgement.details, status, judgement.code)
-        settlement = Settlement(message, Fate.DEAD, death)
-        if judgement.explained:
-            self._settle(settlement)
-        else:
-            self.settle_held()
-            suspect = self._reader.reject_unexplained(settlement, self._origin)
-            self.handled += 1
-            self._claimed.popleft()
-            if suspect:
-                # The five wait again, before everything that was claimed.
-                self._claimed.clear()
-                self._facts = replace(self._facts, suspect_since_ms=now_ms())
-                self._outage.put_back(self._origin, SUSPECT_AFTER)
-                return self._failed(say_suspect(status).text, status, self._retry_after(judgement))
-        self._outage.refused(
-            say_answer(status, judgement), self._origin, message, explained=judgement.explained
-        )
-        return Step.DROPPED
-
-    def _unauthorised(self, status: int, judgement: Judgement) -> Step:
-        self._token_refused = True
-        text = say_unwelcome(status, judgement).text
-        self._failed(text, status, self._retry_after(judgement))
-        raise AuthenticationError(text)
-
-    def _failed(self, text: str, status: int | None, server_said: float | None = None) -> Step:
-        self.settle_held()
-        delay = self._backoff.failed(self._config.retry_delay, server_said)
-        self._not_before = self._monotonic() + delay
-        now = now_ms()
-        retry_at = now + int(delay * 1000)
-        asked_for = retry_at if server_said else self._facts.retry_at_ms
-        if asked_for is not None and asked_for <= now:
-            asked_for = None
-        self._facts = replace(self._facts, failures=self._facts.failures + 1, retry_at_ms=asked_for)
-        self._reader.note_failure(FailureNote(text, status, retry_at), self._origin, self._facts)
-        self._outage.failed(text, self._origin, self._reader.waiting())
-        return Step.RETRY
-
-    def _succeeded(self) -> None:
-        self._backoff.succeeded()
-        if self._facts != ServerFacts():
-            self.settle_held()
-            self._facts = ServerFacts()
-            self._reader.save_server(self._origin, self._facts)
-        self._outage.succeeded(self._origin, self._reader.waiting)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from infi.ramen_protocol import Coding, Judgement, Verdict, classify
+from infi.ramen_protocol import BatchJudgement, Coding, Judgement, Verdict, classify, judge_batch
 
 if TYPE_CHECKING:
     from infi.ramen_client.config import QueueReaderConfig
@@ -60,6 +60,31 @@ def judge(answer: Answer, headers: Headers) -> Judgement:
     return replace(judgement, details=details, rule_problem=problem)
 
 
+def judge_batch_answer(answer: Answer, headers: Headers, records: int) -> BatchJudgement:
+    """The judgement on the answer to a batch; free of the token, as ``judge``."""
+    judgement = judge_batch(answer.status, answer.headers, answer.body, records)
+    token = dict(headers)[_TOKEN_HEADER]
+    if token.encode("latin-1") not in answer.body and token not in "".join(answer.headers.values()):
+        return judgement
+    results = tuple(
+        replace(result, details=_WITHHELD, rule_problem=result.rule_problem and _WITHHELD)
+        for result in judgement.results
+    )
+    details = _WITHHELD if judgement.explained else f"status {answer.status} ({_WITHHELD})"
+    return replace(judgement, results=results, details=details)
+
+
+def say_batch_answer(status: int, judgement: BatchJudgement) -> str:
+    """What came back for a batch that is not settled by it, and what to do."""
+    if judgement.explained:
+        said = f": {judgement.details}" if judgement.details else ""
+        what = f"the server answered {status} {judgement.code} to a batch{said}"
+        remedy = "look at the server, its log and its disk"
+        return Said(what, remedy).text
+    what = f"the server, or a proxy before it, answered a batch with {judgement.details}"
+    return Said(what, "look at the server, and at the proxy if there is one").text
+
+
 def say_answer(status: int, judgement: Judgement) -> str:
     """What came back. The details of an unexplained answer begin with its status."""
     if judgement.explained:
@@ -75,10 +100,7 @@ def say_unwelcome(status: int, judgement: Judgement) -> Said:
     came = say_answer(status, judgement)
     match judgement.verdict:
         case Verdict.UNAUTHORISED:
-            return Said(
-                f"the token is refused ({came})",
-                "check auth_token or auth_token_file, and that the token is meant for this server",
-            )
+            return _refused_token(came)
         case Verdict.DROPPED:
             return Said(f"the message is not wanted ({came})", "look at the server's blacklist rules")
         case Verdict.REJECTED:
@@ -88,6 +110,18 @@ def say_unwelcome(status: int, judgement: Judgement) -> Said:
             )
         case _:
             return _say_retry(status, came, explained=judgement.explained)
+
+
+def say_refused_token(came: str) -> str:
+    """What is the matter when the token was refused; ``came``: as ``say_answer`` gives it."""
+    return _refused_token(came).text
+
+
+def _refused_token(came: str) -> Said:
+    return Said(
+        f"the token is refused ({came})",
+        "check auth_token or auth_token_file, and that the token is meant for this server",
+    )
 
 
 def _say_retry(status: int, came: str, *, explained: bool) -> Said:

@@ -6,8 +6,8 @@ milliseconds, and an idle queue costs next to nothing and not one write.
 
 Faults: a refused token is raised, or backed off from like any failure; a queue that was taken away is raised; every other error,
 of the disk or of our own, is logged and the run goes on after a back-off, unless the caller wanted no waiting. What was claimed
-goes back first, and then messages are settled one by one until that works, so that a full disk has as few of them as possible
-sent again and again.
+goes back first, and then messages are sent and settled one by one until that works, so that a full disk has as few of them as
+possible sent again and again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from infi.ramen_client.errors import AuthenticationError, QueueClosed, QueueForked, QueueGone, RamenError
 
 from .backoff import Backoff
-from .courier import Courier, Step
+from .flight import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +30,17 @@ if TYPE_CHECKING:
     from infi.ramen_client.config import QueueReaderConfig
     from infi.ramen_client.storage import ActiveReader
 
+    from .courier import Courier
     from .stop import Stop
     from .transport import Transport
 
 logger = logging.getLogger("ramen_client")
+
+_LONGEST_WAIT_SECONDS = 1.0
+"""Whatever is waited for: then it is looked whether the file is still there."""
+
+_LOOK_MEANWHILE_SECONDS = 0.005
+"""How often it is looked for new messages while others are under way and more could be."""
 
 _FASTEST_LOOK_SECONDS = 0.001
 _SLOWEST_LOOK_SECONDS = 0.05
@@ -71,7 +78,7 @@ class Run:
         self._stop = stop
         self._traffic_at = time.monotonic()
         self._place_checked_at = self._traffic_at
-        self._mark = (-1, -1)
+        self._ends = False  # nothing is started any more
         self._handled = 0
         self._fault = ""
         self._fault_backoff = Backoff(random.random)
@@ -105,25 +112,41 @@ class Run:
                 break
 
     def _step(self, until: Until) -> Step | None:
-        """Wait if need be, else take a step; None: there was something to wait for."""
+        """Send what may be sent and wait for an outcome, or wait for what there is to wait for; None: nothing happened."""
         self._check_place()
         courier = self._courier = self._courier or self._make_courier()
-        pause = courier.pause_left()
-        if pause > 0:
-            if until is not Until.HELD_UP:
-                self._transport.wait(min(pause, _CHECK_PLACE_EVERY_SECONDS))
-            return None
-        if not courier.has_claimed:
-            courier.settle_held()
-            # Before the claim: what is pushed between it and the waiting must end the waiting.
-            self._mark = self._active.change_mark()
-        step = courier.step(hold=not self._fault)
         if self._fault:
+            if (pause := courier.pause_left()) > 0:
+                self._transport.wait(min(pause, _LONGEST_WAIT_SECONDS))
+                return None
+            step = courier.step()
             logger.warning("the reader works again after: %s", self._fault)
             self._fault = ""
             self._fault_backoff.succeeded()
-        if step is Step.EMPTY and until is Until.STOPPED:
-            self._wait_for_push(self._mark)
+            return step
+        if not self._ends:
+            courier.start()
+        if courier.in_flight:
+            return self._wait_for_outcome(courier, until)
+        if courier.is_idle:
+            if until is Until.STOPPED and courier.seen is not None:
+                self._wait_for_push(courier.seen, self._config.polling_delay)
+            return Step.EMPTY
+        if until is Until.HELD_UP and (self._ends or courier.is_held_up):
+            return Step.RETRY
+        pause = min(courier.pause_left(), _LONGEST_WAIT_SECONDS)
+        if pause > 0 and courier.has_room and courier.seen is not None:
+            self._wait_for_push(courier.seen, pause)  # of another stream than those that wait
+        elif pause > 0:
+            self._transport.wait(pause)
+        return None
+
+    def _wait_for_outcome(self, courier: Courier, until: Until) -> Step | None:
+        looks = courier.has_room and not self._ends
+        step = courier.wait(_LOOK_MEANWHILE_SECONDS if looks else _LONGEST_WAIT_SECONDS)
+        if step is Step.RETRY and until is Until.HELD_UP:
+            self._ends = True  # once what is under way has ended
+            return None
         return step
 
     def _survive(self, error: Exception) -> None:
@@ -151,7 +174,7 @@ class Run:
         courier, self._courier = self._courier, None
         if courier is not None:
             with suppress(Exception):
-                courier.settle_held()
+                courier.abandon()
             self._handled += courier.handled
 
     def _check_place(self) -> None:
@@ -161,11 +184,11 @@ class Run:
             self._active.check_in_place()
             self._place_checked_at = now
 
-    def _wait_for_push(self, mark: tuple[int, int]) -> None:
-        """Wait until somebody else commits, at most ``polling_delay`` seconds."""
+    def _wait_for_push(self, mark: tuple[int, int], patience_seconds: float) -> None:
+        """Wait until somebody else commits, at most so long."""
         self._active.add_waker(self._transport.wake)
         try:
-            self._look_for_commits(mark, time.monotonic() + self._config.polling_delay)
+            self._look_for_commits(mark, time.monotonic() + patience_seconds)
         finally:
             self._active.remove_waker(self._transport.wake)
 
@@ -186,4 +209,4 @@ class Run:
 def _is_over(step: Step | None, until: Until) -> bool:
     if step is Step.EMPTY:
         return until is not Until.STOPPED
-    return until is Until.HELD_UP
+    return step is Step.RETRY and until is Until.HELD_UP
