@@ -8,20 +8,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import collector, machine, report
-from benchmarks.drain import DRAIN
+from benchmarks import collector, drain, machine, push, report
 from benchmarks.footprint import FOOTPRINT
-from benchmarks.harness import run
+from benchmarks.harness import Size, run
+from benchmarks.heal import HEAL
 from benchmarks.limit import LIMIT
-from benchmarks.push import MANY, ONE
 from benchmarks.scale import SCALE
 from benchmarks.status import STATUS
 
 BENCHMARKS = {
     benchmark.name: benchmark
-    for benchmark in (ONE, MANY, DRAIN, FOOTPRINT, STATUS, collector.HERE, collector.SLOW_DISK)
+    for benchmark in (
+        *(push.ONE, push.MANY, push.BULKS, push.NO_SYNC, push.BYTES, *push.SLOW_DISKS),
+        *(drain.DRAIN, drain.BYTES, FOOTPRINT, STATUS, collector.HERE),
+        *(collector.BATCHES, collector.SLOW_DISK),
+    )
 }
-LONG = {benchmark.name: benchmark for benchmark in (LIMIT, SCALE)}
+LONG = {benchmark.name: benchmark for benchmark in (LIMIT, SCALE, HEAL)}
 """Those that fill gigabytes: only when they are asked for by name."""
 
 _OUT = Path(__file__).parent / "out"
@@ -41,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name in options.only or BENCHMARKS:
             benchmark = (BENCHMARKS | LONG)[name]
             size = benchmark.quick if options.quick else benchmark.normal
+            if options.size:
+                size = Size(options.size)
             results.append(run(benchmark, rounds=rounds, size=size, work=Path(work), say=_say))
     markdown = report.as_markdown(facts, results)
     options.markdown.write_text(markdown)
@@ -57,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--rounds", type=_positive, metavar="N", help=f"default {_ROUNDS}, quick {_QUICK_ROUNDS}"
+    )
+    parser.add_argument(
+        "--size",
+        type=_positive,
+        metavar="N",
+        help="so many messages a round instead of the benchmark's own number (heal: MiB)",
     )
     parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", default=_OUT / "results.json")

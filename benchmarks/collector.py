@@ -6,32 +6,27 @@ Here, and on a disk whose flushes take 10 ms: ``strace`` holds up every sync of 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks.catalogue import COLLECTOR, COMMIT_EACH
+from benchmarks.catalogue import COLLECTOR, COLLECTOR_BATCHES, COMMIT_EACH
 from benchmarks.collector_load import WARM_UP
 from benchmarks.harness import Benchmark, Column, Figures, Run, RunError, Size, start, summarise
 from benchmarks.measurement import Measurement
+from benchmarks.slow_disk import slow_flushes
 
-FLUSH_MICROSECONDS = 10_000
-_SLOW_DISK = (
-    "strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync,fsync",
-    "-e", f"inject=fdatasync,fsync:delay_exit={FLUSH_MICROSECONDS}",
-)  # fmt: skip
+FLUSH_MILLISECONDS = 10
 
 
 def measure(run: Run, *, slow_disk: bool) -> tuple[Figures, dict[str, str]]:
     """Send ``size.messages`` over keep-alive connections; fail unless the server holds every one of them."""
-    if slow_disk and shutil.which("strace") is None:
-        raise RunError("strace is missing; run tests/system/install")
-    before = _SLOW_DISK if slow_disk else ()
+    before = slow_flushes(FLUSH_MILLISECONDS) if slow_disk else ()
     serve = [sys.executable, "-m", "benchmarks.collector_server", run.variant.adapter, str(run.directory)]
     with start([*before, *serve]) as server:
         place = json.loads(server.hear())
-        order = [str(place["port"]), place["token"], str(run.size.messages)]
+        batch = run.variant.options.get("batch", 1)
+        order = [str(place["port"]), place["token"], str(run.size.messages), str(batch)]
         with start([sys.executable, "-m", "benchmarks.collector_load", *order]) as load:
             load.expect("ready")
             load.say("go")
@@ -94,4 +89,15 @@ SLOW_DISK = Benchmark(
     measure=partial(measure, slow_disk=True),
     normal=Size(2000),
     quick=Size(200),
+)
+BATCHES = Benchmark(
+    name="collector-batch",
+    title="Messages stored durably in batches of 500 over 4 connections, beside one by one over 64, 1 KB samples",
+    variants=(COLLECTOR, COLLECTOR_BATCHES),
+    bases=(COLLECTOR.name,),
+    headline="rate",
+    columns=_COLUMNS,
+    measure=partial(measure, slow_disk=False),
+    normal=Size(20_000),
+    quick=Size(1000),
 )

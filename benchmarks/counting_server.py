@@ -1,9 +1,12 @@
 """The least HTTP server that a Ramen client takes for one: it counts, and accepts everything.
 
-`python -m benchmarks.counting_server` prints its port, serves 127.0.0.1 until its standard input ends, and
+`python -m benchmarks.counting_server [--batches]` prints its port, serves 127.0.0.1 until its standard input ends, and
 then prints one JSON line (``Tally``). One thread and one epoll loop, with no more HTTP than the benchmarks'
 clients speak: keep-alive, a Content-Length on every request, pipelining allowed. It is to be faster than what
 it measures; the variant `raw` of the drain benchmark shows its own limit.
+
+With ``--batches`` it offers version 2 of the protocol, too. Of a batch it does what no server can leave out: it decodes the body,
+finds each record by its length, and answers with one result for each. Nothing is stored.
 """
 
 from __future__ import annotations
@@ -15,11 +18,19 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
-_BODY = b'{"code":"ACCEPTED","details":null}'
-_ANSWER = (
-    b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n%s"
-    % (len(_BODY), _BODY)
-)
+from infi.ramen_protocol import BatchOffer, Dedupe, decode_body
+
+Request = tuple[bytes, bytes, bytes]
+"""Target, head and body."""
+
+BATCH_PATH = b"/ramen/v2/batch"
+_OFFER = BatchOffer(BATCH_PATH.decode(), messages=1000, bytes=8 << 20, dedupe=Dedupe.MESSAGE)
+"""What our own collector offers."""
+
+_HEAD = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nConnection: keep-alive\r\n%sContent-Length: %d\r\n\r\n%s"
+_ACCEPTED = b'{"code":"ACCEPTED","details":null}'
+_RESULT = b'{"status":202,"code":"ACCEPTED","details":null}'
+_BATCH_HEADERS = f"Ramen-Batch: {_OFFER.header()}\r\nAccept-Encoding: zstd, gzip\r\n".encode()
 _MAX_PENDING_BYTES = 1 << 20
 _RECEIVE_BYTES = 1 << 16
 
@@ -30,39 +41,90 @@ class MalformedRequestError(Exception):
 
 @dataclass(slots=True)
 class Tally:
-    """What the server saw: ``messages`` are different request targets (path and reqid)."""
+    """What the server saw: ``messages`` are different ones; bytes are those of all requests and answers, heads included."""
 
     requests: int = 0
     messages: int = 0
     connections: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
     cpu_seconds: float = 0.0
 
 
-def split_requests(buffer: bytes) -> tuple[list[bytes], bytes]:
-    """Return the targets of the whole requests at the start of ``buffer``, and the rest of it."""
-    targets = []
+def split_requests(buffer: bytes) -> tuple[list[Request], bytes]:
+    """Return the whole requests at the start of ``buffer``, and the rest of it."""
+    requests = []
     start = 0
     while (head_end := buffer.find(b"\r\n\r\n", start)) >= 0:
         head = buffer[start:head_end]
-        _, _, length = head.lower().partition(b"\r\ncontent-length:")
-        digits = length.split(b"\r\n", 1)[0].strip()
+        digits = _header(head, b"content-length")
         if not digits.isdigit() or len(digits) > 6:
             raise MalformedRequestError("no usable Content-Length")
         end = head_end + 4 + int(digits)
         if end > len(buffer):
             break
-        targets.append(head.split(b" ", 2)[1])
+        requests.append((head.split(b" ", 2)[1], head, buffer[head_end + 4 : end]))
         start = end
     if len(buffer) - start > _MAX_PENDING_BYTES:
         raise MalformedRequestError("an unfinished request of more than a megabyte")
-    return targets, buffer[start:]
+    return requests, buffer[start:]
 
 
-def serve(listener: socket.socket, end: int) -> Tally:
+def record_heads(records: bytes) -> list[bytes]:
+    """Return the heads of a batch's records, each of which names one message."""
+    heads = []
+    start = 0
+    while start < len(records):
+        head_end = records.find(b"\n", start)
+        head = records[start:head_end]
+        digits = head.rpartition(b'"length":')[2].rstrip(b"}")
+        if head_end < 0 or not digits.isdigit():
+            raise MalformedRequestError("no records")
+        heads.append(head)
+        start = head_end + int(digits) + 2
+    return heads
+
+
+def _header(head: bytes, name: bytes) -> bytes:
+    return head.lower().partition(b"\r\n%s:" % name)[2].split(b"\r\n", 1)[0].strip()
+
+
+class Counter:
+    """Takes requests, counts, and makes their answers."""
+
+    def __init__(self, *, batches: bool) -> None:
+        self.tally = Tally()
+        self._batches = batches
+        self._headers = _BATCH_HEADERS if batches else b""
+        self._answer = _HEAD % (b"202 Accepted", self._headers, len(_ACCEPTED), _ACCEPTED)
+        self._messages: set[bytes] = set()
+
+    def answers(self, requests: list[Request]) -> bytes:
+        """Return the answers to these requests, in their order."""
+        return b"".join([self._take(request) for request in requests])
+
+    def _take(self, request: Request) -> bytes:
+        target, head, body = request
+        self.tally.requests += 1
+        if not (self._batches and target == BATCH_PATH):
+            self._messages.add(target)
+            return self._answer
+        coding = _header(head, b"content-encoding").decode()
+        heads = record_heads(decode_body(body, coding or None, max_bytes=_OFFER.bytes))
+        self._messages.update(heads)
+        results = b'{"results":[%s]}' % b",".join([_RESULT] * len(heads))
+        return _HEAD % (b"200 OK", self._headers, len(results), results)
+
+    def close(self) -> Tally:
+        self.tally.messages = len(self._messages)
+        return self.tally
+
+
+def serve(listener: socket.socket, end: int, *, batches: bool = False) -> Tally:
     """Serve until the descriptor ``end`` is readable (or closed by its other side)."""
-    tally = Tally()
+    counter = Counter(batches=batches)
+    tally = counter.tally
     cpu_before = time.process_time()
-    targets: set[bytes] = set()
     connections: dict[int, socket.socket] = {}
     pending: dict[int, bytes] = {}
     poll = select.epoll()
@@ -71,9 +133,8 @@ def serve(listener: socket.socket, end: int) -> Tally:
     while True:
         for descriptor, _ in poll.poll():
             if descriptor == end:
-                tally.messages = len(targets)
                 tally.cpu_seconds = time.process_time() - cpu_before
-                return tally
+                return counter.close()
             if descriptor == listener.fileno():
                 connection, _ = listener.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -85,13 +146,14 @@ def serve(listener: socket.socket, end: int) -> Tally:
             connection = connections[descriptor]
             try:
                 received = connection.recv(_RECEIVE_BYTES)
+                tally.received_bytes += len(received)
                 new, pending[descriptor] = split_requests(pending[descriptor] + received)
                 if new:
-                    connection.sendall(_ANSWER * len(new))
-            except (OSError, MalformedRequestError):
-                received, new = b"", []
-            tally.requests += len(new)
-            targets.update(new)
+                    answers = counter.answers(new)
+                    connection.sendall(answers)
+                    tally.sent_bytes += len(answers)
+            except (OSError, ValueError, MalformedRequestError):
+                received = b""
             if not received:
                 poll.unregister(descriptor)
                 del pending[descriptor]
@@ -101,7 +163,8 @@ def serve(listener: socket.socket, end: int) -> Tally:
 def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
-    print(json.dumps(asdict(serve(listener, sys.stdin.fileno()))), flush=True)
+    tally = serve(listener, sys.stdin.fileno(), batches="--batches" in sys.argv[1:])
+    print(json.dumps(asdict(tally)), flush=True)
 
 
 if __name__ == "__main__":

@@ -51,3 +51,11 @@ DRAIN = Benchmark(
     normal=Size(4000),
     quick=Size(100),
 )
+BYTES = replace(
+    DRAIN,
+    name="drain-bytes",
+    title="Bytes written to the disk for a message that is drained (less is better)",
+    variants=(V1, V2),
+    bases=("1.x",),
+    headline="written_bytes",
+)

@@ -71,8 +71,8 @@ class Run:
 class Benchmark:
     """A question, its variants, and how to measure one of them once.
 
-    ``headline`` is the column that is compared with each of ``bases`` (names of variants). ``warm_up_rounds``
-    come first and are not counted.
+    ``headline`` is the column that is compared with each of ``bases`` (names of variants), and so are the columns ``further``.
+    ``warm_up_rounds`` come first and are not counted.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Benchmark:
     normal: Size
     quick: Size
     warm_up_rounds: int = 0
+    further: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -144,12 +145,15 @@ def _turn(benchmark: Benchmark, variant: Variant, size: Size, work: Path) -> tup
         shutil.rmtree(directory)
 
 
-def run_workers(interpreter: Path, orders: Sequence[Order]) -> list[Measurement]:
-    """Run one worker an order: they get ready one after the other, and then work at once."""
+def run_workers(interpreter: Path, orders: Sequence[Order], before: Sequence[str] = ()) -> list[Measurement]:
+    """Run one worker an order: they get ready one after the other, and then work at once.
+
+    ``before`` is put before each worker's command (``SLOW_DISK``, say).
+    """
     with ExitStack() as stack:
         children = []
         for order in orders:
-            command = [str(interpreter), "-m", "benchmarks.worker", json.dumps(asdict(order))]
+            command = [*before, str(interpreter), "-m", "benchmarks.worker", json.dumps(asdict(order))]
             child = stack.enter_context(start(command))
             # One by one, because 1.x processes that make a queue at the same time fail ("no such table").
             child.expect("ready")
@@ -271,9 +275,11 @@ def summarise(measurements: Sequence[Measurement]) -> Figures:
     return figures
 
 
-def ratio(rounds: Sequence[Figures], base: Sequence[Figures], headline: str) -> Ratio | None:
-    """Compare pair by pair; rounds that only one of them finished are left out. None without any pair."""
+def ratio(rounds: Sequence[Figures], base: Sequence[Figures], key: str) -> Ratio | None:
+    """Compare pair by pair; rounds that only one of them finished, or has this figure of, are left out. None without any pair."""
     pairs = [
-        one[headline] / other[headline] for one, other in zip(rounds, base, strict=False) if other[headline]
+        one[key] / other[key]
+        for one, other in zip(rounds, base, strict=False)
+        if key in one and other.get(key)
     ]
     return Ratio(median(pairs), min(pairs), max(pairs)) if pairs else None

@@ -34,11 +34,8 @@ def _benchmark_json(result: Result) -> dict[str, Any]:
             name: {
                 "rounds": rounds,
                 "shown": {column.key: _shown(column, rounds) for column in benchmark.columns},
-                "ratios": {
-                    base: {"median": found.median, "least": found.least, "most": found.most}
-                    for base in benchmark.bases
-                    if (found := _ratio(result, name, base)) is not None
-                },
+                "ratios": _ratios_json(result, name, benchmark.headline),
+                "further": {key: _ratios_json(result, name, key) for key in benchmark.further},
                 "versions": result.versions.get(name, {}),
             }
             for name, rounds in result.rounds.items()
@@ -47,14 +44,26 @@ def _benchmark_json(result: Result) -> dict[str, Any]:
     }
 
 
+def _ratios_json(result: Result, name: str, key: str) -> dict[str, dict[str, float]]:
+    return {
+        base: {"median": found.median, "least": found.least, "most": found.most}
+        for base in result.benchmark.bases
+        if (found := _ratio(result, name, base, key)) is not None
+    }
+
+
 def _benchmark_markdown(result: Result) -> str:
     benchmark = result.benchmark
-    headline = next(column.heading for column in benchmark.columns if column.key == benchmark.headline)
-    heads = [column.heading for column in benchmark.columns]
-    rows = [["variant", *heads, *(f"/ {base}" for base in benchmark.bases)]]
+    headings = {column.key: column.heading for column in benchmark.columns}
+    headline = headings[benchmark.headline]
+    compared = [(key, base) for key in (benchmark.headline, *benchmark.further) for base in benchmark.bases]
+    heads = [
+        f"/ {base}" if key == benchmark.headline else f"{headings[key]} / {base}" for key, base in compared
+    ]
+    rows = [["variant", *headings.values(), *heads]]
     for name, rounds in result.rounds.items():
         cells = [_number(_shown(column, rounds), column.digits) for column in benchmark.columns]
-        rows.append([name, *cells, *(_times(_ratio(result, name, base)) for base in benchmark.bases)])
+        rows.append([name, *cells, *(_times(_ratio(result, name, base, key)) for key, base in compared)])
     count = max(map(len, result.rounds.values()), default=0)
     note = (
         f"Rounds: {count}; messages in each: {result.size.messages}. Medians; the worst is of all rounds. "
@@ -95,10 +104,10 @@ def _shown(column: Column, rounds: Sequence[Figures]) -> float | None:
     return column.over_rounds(values) if values else None
 
 
-def _ratio(result: Result, name: str, base: str) -> Ratio | None:
+def _ratio(result: Result, name: str, base: str, key: str) -> Ratio | None:
     if name == base:
         return None
-    return ratio(result.rounds[name], result.rounds.get(base, []), result.benchmark.headline)
+    return ratio(result.rounds[name], result.rounds.get(base, []), key)
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -106,4 +115,8 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _times(found: Ratio | None) -> str:
-    return "-" if found is None else f"{found.median:.2f} ({found.least:.2f}..{found.most:.2f})"
+    if found is None:
+        return "-"
+    # Two digits would make nothing of a hundredth.
+    digits = 2 if found.median >= 0.1 else 4
+    return f"{found.median:.{digits}f} ({found.least:.{digits}f}..{found.most:.{digits}f})"

@@ -18,6 +18,7 @@ from benchmarks.sample import samples
 
 _DIFFERENT_SAMPLES = 500
 WARM_UP_PUSHES = 20
+BULK = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,26 @@ def push(order: Order, adapter: Any) -> Measurement:
     return measurement
 
 
+def push_bulk(order: Order, adapter: Any) -> Measurement:
+    """Push ``messages`` samples, ``BULK`` at once where the adapter can; latencies are those of each such step."""
+    push_all = adapter.open_bulk_writer(order.directory, **order.options)
+    pool = samples(_DIFFERENT_SAMPLES, seed=order.worker)
+    push_all(pool[:WARM_UP_PUSHES])
+    _await_go()
+    latencies = []
+    with measured() as measurement:
+        for start in range(0, order.messages, BULK):
+            some = [
+                pool[index % _DIFFERENT_SAMPLES] for index in range(start, min(start + BULK, order.messages))
+            ]
+            before = perf_counter_ns()
+            push_all(some)
+            latencies.append((perf_counter_ns() - before) / 1000)
+    measurement.messages = order.messages
+    measurement.latencies = latencies
+    return measurement
+
+
 def fill(order: Order, adapter: Any) -> Measurement:
     """Push exactly ``messages`` samples, for a drain to find."""
     push_one = adapter.open_writer(order.directory, **order.options)
@@ -60,6 +81,19 @@ def fill(order: Order, adapter: Any) -> Measurement:
     with measured() as measurement:
         for index in range(order.messages):
             push_one(pool[index % _DIFFERENT_SAMPLES])
+    measurement.messages = order.messages
+    return measurement
+
+
+def fill_bulk(order: Order, adapter: Any) -> Measurement:
+    """The same, ``BULK`` at once where the adapter can."""
+    push_all = adapter.open_bulk_writer(order.directory, **order.options)
+    pool = samples(_DIFFERENT_SAMPLES, seed=order.worker)
+    _await_go()
+    with measured() as measurement:
+        for start in range(0, order.messages, BULK):
+            end = min(start + BULK, order.messages)
+            push_all([pool[index % _DIFFERENT_SAMPLES] for index in range(start, end)])
     measurement.messages = order.messages
     return measurement
 
@@ -76,7 +110,8 @@ def drain(order: Order, adapter: Any) -> Measurement:
 def main() -> None:
     order = Order(**json.loads(sys.argv[1]))
     adapter = import_module(order.adapter)
-    measurement = {"push": push, "fill": fill, "drain": drain}[order.task](order, adapter)
+    tasks = {"push": push, "push_bulk": push_bulk, "fill": fill, "fill_bulk": fill_bulk, "drain": drain}
+    measurement = tasks[order.task](order, adapter)
     measurement.versions = adapter.versions()
     print(json.dumps(asdict(measurement)), flush=True)
 

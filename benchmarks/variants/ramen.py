@@ -22,6 +22,28 @@ def open_writer(directory: str, **options: object) -> Callable[[dict[str, Any]],
     return push
 
 
+def open_bulk_writer(
+    directory: str, *, streams: int = 1, **options: object
+) -> Callable[[list[dict[str, Any]]], object]:
+    """Return a ``push_many``, to so many streams in turn; 1.x has none, and pushes one after the other."""
+    writer = QueueWriter(configuration(directory, 1, options))
+    kinds = ["san_totals", *(f"san_totals_{number}" for number in range(1, streams))]
+
+    def push_all(samples: list[dict[str, Any]]) -> None:
+        for number, sample in enumerate(samples):
+            writer.push("metrics", kinds[number % streams], "v1", sample)
+
+    def push_many(samples: list[dict[str, Any]]) -> None:
+        writer.push_many(
+            [
+                ("metrics", kinds[number % streams], "v1", sample)
+                for number, sample in enumerate(samples)
+            ]
+        )
+
+    return push_many if hasattr(writer, "push_many") else push_all
+
+
 def open_reader(directory: str, port: int, **options: object) -> Callable[[], int]:
     """Return the drain of the whole queue."""
     reader = QueueReader(configuration(directory, port, options))

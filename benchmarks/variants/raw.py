@@ -36,6 +36,19 @@ def open_writer(directory: str) -> Callable[[dict[str, Any]], object]:
     return push
 
 
+def open_bulk_writer(directory: str) -> Callable[[list[dict[str, Any]]], object]:
+    """Return the push of 400 bytes for each sample, with one sync for them all."""
+    descriptor = os.open(f"{directory}/raw", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    record = os.urandom(RECORD_BYTES)
+
+    def push_all(samples: list[dict[str, Any]]) -> None:
+        for _sample in samples:
+            os.write(descriptor, record)
+        os.fdatasync(descriptor)
+
+    return push_all
+
+
 def open_reader(directory: str, port: int) -> Callable[[], int]:
     """Return the drain of all whole records."""
     import socket

@@ -6,11 +6,12 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS, main
-from benchmarks.catalogue import RAW, V1, V2, Variant
+from benchmarks.catalogue import RAW, SQLITE_FULL, V1, V2, Variant
 from benchmarks.counting_server import MalformedRequestError, split_requests
 from benchmarks.environment import Environment, EnvironmentMakeError
 from benchmarks.harness import (
@@ -30,9 +31,13 @@ from benchmarks.harness import (
 )
 from benchmarks.machine import facts
 from benchmarks.measurement import Measurement, measured
+from benchmarks.push import SLOW_DISKS
 from benchmarks.report import as_json, as_markdown
 from benchmarks.sample import samples
 from benchmarks.worker import Order
+
+if TYPE_CHECKING:
+    from _pytest.mark.structures import ParameterSet
 
 TINY = Size(24)
 
@@ -229,8 +234,12 @@ def test_a_drain_that_leaves_messages_behind_is_no_result(
     assert "24 queued, 23 delivered as the reader says, 23 as the server says" in result.failures["raw"]
 
 
-def taken_part_in(variant: Variant) -> list[str]:
-    return [name for name, benchmark in BENCHMARKS.items() if variant in benchmark.variants]
+def taken_part_in(variant: Variant) -> list[ParameterSet]:
+    return [
+        pytest.param(name, marks=[pytest.mark.system] if benchmark in SLOW_DISKS else [])
+        for name, benchmark in BENCHMARKS.items()
+        if variant in benchmark.variants
+    ]
 
 
 def tiny(name: str, variant: Variant, work: Path) -> Result:
@@ -248,6 +257,11 @@ def tiny(name: str, variant: Variant, work: Path) -> Result:
 @pytest.mark.parametrize("name", taken_part_in(RAW))
 def test_a_tiny_run_of_the_raw_limit_works(name: str, tmp_path: Path) -> None:
     tiny(name, RAW, tmp_path)
+
+
+@pytest.mark.parametrize("name", taken_part_in(SQLITE_FULL))
+def test_a_tiny_run_of_plain_sqlite_works(name: str, tmp_path: Path) -> None:
+    tiny(name, SQLITE_FULL, tmp_path)
 
 
 @pytest.mark.parametrize("name", taken_part_in(V2))

@@ -1,0 +1,20 @@
+"""A disk whose flushes take long: ``strace`` holds up every sync of a process by so much, whatever it is."""
+
+from __future__ import annotations
+
+import shutil
+
+from benchmarks.harness import RunError
+
+
+def slow_flushes(milliseconds: int) -> tuple[str, ...]:
+    """Return what to put before a command; raises ``RunError`` where ``strace`` is missing.
+
+    Only syncs are stopped at (``--seccomp-bpf``); every other system call goes at its own speed.
+    """
+    if shutil.which("strace") is None:
+        raise RunError("strace is missing; run tests/system/install")
+    return (
+        "strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync,fsync",
+        "-e", f"inject=fdatasync,fsync:delay_exit={milliseconds * 1000}",
+    )  # fmt: skip
