@@ -37,6 +37,7 @@ KNOWN = {
         "ProtectControlGroups", "ProtectHome", "ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules",
         "ProtectKernelTunables", "ProtectSystem", "RestrictAddressFamilies", "RestrictNamespaces", "RestrictRealtime",
         "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallErrorNumber", "SystemCallFilter",
+        "WatchdogSec",
     },
     "Install": {"WantedBy"},
 }  # fmt: skip

@@ -11,7 +11,10 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, assert_type
 
+from prometheus_client import REGISTRY
+
 import infi.ramen_client
+from infi.ramen_client.async_writer import AsyncQueueWriter
 from infi.ramen_client.config import QueueReaderConfig, QueueWriterConfig
 from infi.ramen_client.errors import (
     AuthenticationError,
@@ -23,6 +26,11 @@ from infi.ramen_client.errors import (
     RamenError,
     ValidationError,
 )
+from infi.ramen_client.health import Health
+from infi.ramen_client.logging_handler import RamenHandler
+from infi.ramen_client.metrics import Metric, QueueFiles, Source, collect
+from infi.ramen_client.metrics.opentelemetry import instrument
+from infi.ramen_client.metrics.prometheus import QueueCollector
 from infi.ramen_client.queue_reader import AutheticationError, Blacklist, QueueReader
 from infi.ramen_client.queue_writer import QueueWriter
 from infi.ramen_client.testing import Accept, Drop, RamenServer, Received, Refuse, Reply, Status
@@ -36,7 +44,12 @@ from infi.ramen_client.utils import (
 )
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Iterator
+
+    from opentelemetry.metrics import Meter
+
+    from infi.ramen_client.forwarder import Forwarder
 
 
 def configure() -> QueueReaderConfig:
@@ -148,6 +161,32 @@ def try_out() -> None:
         server.wait_for(1, timeout_seconds=2)
         assert_type(server.hostname, str)
         assert_type(server.accepted, list[Received])
+
+
+async def write_awaited(config: QueueWriterConfig) -> None:
+    async with AsyncQueueWriter(config, max_pending=10) as writer:
+        assert_type(await writer.push("metrics", "cpu", 1, {"percent": 1.5}, reqid=uuid.uuid4()), str)
+        assert_type(await writer.push_many([("metrics", "cpu", 1, {})]), list[str])
+        assert_type(await writer.wait_sent(timeout=3), bool)
+
+
+def watch(reader: QueueReader, forwarder: Forwarder, meter: Meter) -> None:
+    health = reader.health()
+    assert_type(health, Health)
+    assert_type(health.healthy, bool)
+    assert_type(health.reasons, tuple[str, ...])
+    assert_type(health.last_success_at_ms, int | None)
+    sources: list[Source] = [reader, forwarder, QueueFiles("/var/lib/ramen", max_queue_size=10_000)]
+    for source in sources:
+        REGISTRY.register(QueueCollector(source))
+        instrument(source, meter)
+        for metric, samples in collect(source):
+            assert_type(metric, Metric)
+            assert_type(samples, list[tuple[dict[str, str], float]])
+
+
+def log(writer: QueueWriter) -> logging.Handler:
+    return RamenHandler(writer, category="logs", data_type="python", data_version="v1", level="INFO")
 
 
 def from_the_package_itself(config: QueueReaderConfig) -> None:
