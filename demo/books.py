@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
     from infi.ramen_client.storage import Books
 
-_AGAIN_A_READER = 64
-"""A reader takes so many messages at a time, at most, and acknowledges them together; one that is killed in between sends them
-again."""
+_UNDER_WAY_A_READER = 1000
+"""A reader may have so much under way whose outcome it does not know: a batch of all that waits, and of what comes meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,8 @@ class Toll:
     """How often every connection was cut, by the gate or by the death of the collector."""
 
     def most_again(self, readers: int) -> int:
-        """How many arrivals again this explains, at most: a cut has one message on its way for each reader."""
-        return self.readers_killed * _AGAIN_A_READER + self.cuts * readers
+        """How many arrivals again this explains, at most: a cut meets every reader, a kill one."""
+        return (self.readers_killed + self.cuts * readers) * _UNDER_WAY_A_READER
 
 
 def count(

@@ -1,13 +1,14 @@
 """Breaks promises in the demo's processes when this directory is on PYTHONPATH; SABOTAGE names them, each with its queue.
 
 - unsent:QUEUE: the reader acknowledges every tenth message without sending it.
-- nothing:QUEUE: acknowledging removes nothing; what was delivered stays, and is sent again and again.
+- nothing:QUEUE: acknowledging removes nothing; what was delivered stays.
 - early:QUEUE: the collector answers a message of this queue a second before it stores it.
 - uncounted:small: what is trimmed (only the small queue is) leaves it, and is in no book.
 """
 
 import os
 import sys
+from dataclasses import replace
 
 broken = dict(way.split(":") for way in os.environ["SABOTAGE"].split())
 
@@ -15,20 +16,20 @@ broken = dict(way.split(":") for way in os.environ["SABOTAGE"].split())
 def break_reader():
     from infi.ramen_client.storage import ActiveReader, Fate, Settlement
 
-    claim, settle = ActiveReader.claim, ActiveReader.settle
+    look, settle = ActiveReader.look_ahead, ActiveReader.settle
 
-    def claim_and_settle_some(self, *limits):
-        claimed = claim(self, *limits)
-        unsent = claimed[1::10] if self.place.sender == broken.get("unsent") else []
+    def look_and_settle_some(self, *limits):
+        found = look(self, *limits)
+        unsent = found.messages[1::10] if self.place.sender == broken.get("unsent") else []
         if unsent:
             settle(self, [Settlement(message, Fate.ACCEPTED) for message in unsent])
-        return [message for message in claimed if message not in unsent]
+        return replace(found, messages=[message for message in found.messages if message not in unsent])
 
     def settle_nothing(self, settlements, **others):
         if self.place.sender != broken.get("nothing"):
             settle(self, settlements, **others)
 
-    ActiveReader.claim, ActiveReader.settle = claim_and_settle_some, settle_nothing
+    ActiveReader.look_ahead, ActiveReader.settle = look_and_settle_some, settle_nothing
 
 
 def break_collector():
