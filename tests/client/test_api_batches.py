@@ -323,6 +323,35 @@ def test_streams_go_side_by_side_in_batches_of_their_own_when_there_is_much(
     assert len({batch.batch.lane for batch in server.batches}) > 1
 
 
+def test_what_was_sent_by_itself_and_has_no_outcome_goes_by_itself_again_also_after_a_restart(
+    server: RamenServer, config: QueueReaderConfig
+) -> None:
+    lost = []
+
+    def reply(message: Any) -> Any:
+        if message.envelope.data_type == "x" and not lost:
+            lost.append(message)
+            return StoreThenReset()
+        return Accept()
+
+    server.default = reply
+    with QueueWriter(config) as writer:
+        push(writer, 0)
+        with QueueReader(config) as first:
+            first.run(blocking=False)
+        assert lost
+        with QueueReader(config) as second:
+            push(writer, 1, data_type="first")  # it tells of the offer
+            server.answer_with(Status(503), Status(503))
+            second.run(blocking=False)
+        push(writer, 1, 2)
+        with QueueReader(config) as third:
+            drain(third)
+            assert third.books().maybe_twice == 0
+    assert numbers(server) == [0, 1, 2]
+    assert len(server.duplicates) >= 1
+
+
 KILLED = """
     import json, os, sys
     from infi.ramen_client.config import QueueReaderConfig

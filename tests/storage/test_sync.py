@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import apsw
 import pytest
 from queues import (
     activate,
@@ -25,7 +27,8 @@ from queues import (
 )
 
 from infi.ramen_client.errors import DurabilityError, QueueError
-from infi.ramen_client.storage import _sync
+from infi.ramen_client.storage import _mending, _sync
+from infi.ramen_client.storage._database import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,6 +156,61 @@ def test_the_next_push_mends_what_a_failed_sync_left(queue: Queue, disk: Disk) -
     assert queue.size() == 52
     assert_sound(queue)
     assert len(drain(queue)) == 52
+
+
+def test_what_a_checkpoint_wrote_before_a_sync_of_the_database_failed_is_written_again(
+    queue: Queue, tmp_path: Path
+) -> None:
+    """A checkpoint that could not copy the whole log has not synced what it copied, and SQLite would not copy it again."""
+    push(queue, 100)
+    former = tmp_path / "former"
+    subprocess.run(["cp", queue.path, former], check=True)  # by a process of its own, which drops no locks
+    somebody = apsw.Connection(str(queue.path))
+    somebody.execute("BEGIN")
+    assert somebody.execute("SELECT count(*) FROM message").get == 100
+    push(queue, 20)
+    queue.database.checkpoint(Kind.NORMAL)
+    somebody.close()
+    subprocess.run(["cp", former, queue.path], check=True)  # what a failed sync has given up
+    queue.database._sync.note_failure()
+    push(queue)
+    queue.close()
+    again = make_queue(tmp_path)
+    assert_sound(again)
+    assert len(drain(again)) == 121
+
+
+def test_the_frames_that_a_failed_sync_gave_up_are_written_again_before_a_page_is_copied(
+    queue: Queue, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut while the log is copied leaves torn pages, which only frames that are on the platter can repair."""
+    meet_others(queue)
+    push(queue, 300)
+    disk.failing = 1
+    with pytest.raises(DurabilityError):
+        push(queue)
+    wal = queue.path.with_name(queue.path.name + "-wal")
+    log = wal.read_bytes()
+    frames = max(
+        place for place in range(32, len(log), 24 + 4096) if log[place + 8 : place + 16] == log[16:24]
+    )
+    changed_at = queue.path.stat().st_mtime_ns
+    again = bytearray()
+    really = os.pwrite
+
+    def pwrite(descriptor: int, content: bytes, place: int) -> int:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == wal:
+            assert place == len(again)
+            assert queue.path.stat().st_mtime_ns == changed_at
+            content = content[:200_000]  # a system call may write less than it is told
+            again.extend(content)
+        return really(descriptor, content, place)
+
+    monkeypatch.setattr(_mending.os, "pwrite", pwrite)
+    push(queue)
+    assert bytes(again) == log[: frames + 24 + 4096]
+    assert queue.path.stat().st_mtime_ns != changed_at
+    assert_sound(queue)
 
 
 def test_nothing_is_stored_while_what_a_failed_sync_left_cannot_be_mended(queue: Queue, disk: Disk) -> None:

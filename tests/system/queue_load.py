@@ -37,7 +37,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from zlib import crc32
 
 from infi.ramen_client import QueueReader, QueueReaderConfig, QueueWriter
@@ -275,13 +275,20 @@ def _say_started(role: str, pid: int) -> None:
 
 @contextmanager
 def at_work(
-    load: Load, environment: Mapping[str, str] | None = None, before: Sequence[str] = ()
+    load: Load,
+    environment: Mapping[str, str] | None = None,
+    before: Sequence[str] = (),
+    errors: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """The processes of a load at work; killed at the end. ``before``: what runs the program, ``strace``, say."""
+    """The processes of a load at work; killed at the end.
+
+    ``before``: what runs the program, ``strace``, say. ``errors``: takes their standard error, where nothing should come.
+    """
     process = subprocess.Popen(
         [*before, *load.command()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=errors,
         text=True,
         env=environment,
         start_new_session=True,

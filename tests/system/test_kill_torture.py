@@ -8,14 +8,9 @@ collector's archive is held against what was acknowledged.
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,26 +18,14 @@ import orjson
 import pytest
 from queue_ledger import Records, look_into
 from queue_load import READER, Load, at_work, is_whole
+from torture_processes import Collector, Company
 from torture_seed import seeded
 
 from infi.ramen_client import QueueReader, QueueReaderConfig
-from infi.ramen_server import Selection, SqliteArchive
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator, Sequence
-
-COLLECTOR = """
-import sys
-from pathlib import Path
-from infi.ramen_server import CollectorServer, Limits, ServerConfig
-
-directory = Path(sys.argv[1])
-config = ServerConfig(
-    directory / "data", port=int(sys.argv[2]), limits=Limits(min_free_bytes=0), first_token_file=directory / "token"
-)
-CollectorServer(config).run()
-"""
 
 COLLECTOR_PROCESS = "collector"
 CALLS = ("pwrite64", "fdatasync", "ftruncate")
@@ -50,75 +33,6 @@ VICTIMS = ("writer0", "writer1", "writer2", READER, READER, READER, COLLECTOR_PR
 KILLS_IN_A_PHASE = 8
 PAUSE_SECONDS = 0.03
 """So that the reader, when it lives, can keep up."""
-
-
-class Collector:
-    """A collector's process, which can be killed and started again at its port."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", COLLECTOR, self.directory, str(self.port)])
-
-    def token(self) -> str:
-        deadline = time.monotonic() + 30
-        while True:
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return (self.directory / "token").read_text().strip()
-            assert time.monotonic() < deadline, "the collector does not listen"
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.process = self._start()
-
-    def stop(self) -> None:
-        self.process.terminate()
-        assert self.process.wait(30) == 0
-
-    def stored(self) -> Iterator[tuple[str, bytes]]:
-        with SqliteArchive(self.directory / "data") as archive:
-            for message in archive.export(Selection()):
-                yield message.envelope.reqid, message.payload
-
-
-class Company:
-    """Processes of a load, which are started again when they die; reads who they are from their parent's output."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self._lock = threading.Lock()
-        self._pids: dict[str, int] = {}
-        self.starts = 0
-        self._thread = threading.Thread(target=self._listen)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            _, role, pid = line.split()
-            with self._lock:
-                self._pids[role] = int(pid)
-                self.starts += 1
-
-    def kill(self, role: str) -> None:
-        """SIGKILL; a process that was just killed and not yet replaced does as well."""
-        with self._lock, suppress(ProcessLookupError):
-            os.kill(self._pids[role], signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Ask them to end, and wait for it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._thread.join()
-        self._process.wait(60)
 
 
 def injected(call: str, number: int) -> list[str]:

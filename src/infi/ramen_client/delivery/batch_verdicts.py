@@ -172,7 +172,7 @@ class BatchVerdicts:
             return self._bury_only_member(sending, status, judgement)
         if len(sending.batch.members) == 1:
             # By itself it may be small enough for the proxy; if not, it is judged as version 1 judges.
-            self._effects.only_single.add(sending.batch.members[0].position)
+            self._effects.reader.unsettled.add(sending.batch.members[0].position)
         self._effects.standing.learned.too_large(sending.plain_bytes)
         self._effects.standing.save()
         is_known = judgement.explained or self._effects.standing.learned.knows_messages
@@ -236,7 +236,7 @@ class BatchVerdicts:
         been sent so already, and what has a reqid of the caller's choice.
         """
         knows_messages = self._effects.standing.learned.knows_messages
-        if knows_messages and not self._effects.only_single:
+        if knows_messages and not self._effects.reader.unsettled:
             return list(wanted)
         in_batch: list[StoredMessage] = []
         rest: list[StoredMessage] = []
@@ -244,7 +244,7 @@ class BatchVerdicts:
         for message in wanted:
             stream = self._effects.lines.stream_of(message)
             is_known = knows_messages or message.reqid_origin == ReqidOrigin.PUSH
-            if not is_known or message.position in self._effects.only_single:
+            if not is_known or message.position in self._effects.reader.unsettled:
                 stopped.add(stream)
             (rest if stream in stopped else in_batch).append(message)
         self._effects.keep(rest)

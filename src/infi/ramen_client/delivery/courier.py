@@ -140,7 +140,7 @@ class Courier:
         self._has_waited = False
         self._end_mark: tuple[int, int] | None = None
         self._lines.claim_again(self._batcher.load())
-        self._effects.recall_waiting_streams()
+        self._effects.recall()
 
     # What the run wants to know
 

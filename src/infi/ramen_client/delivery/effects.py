@@ -57,11 +57,12 @@ class Effects:
     monotonic: Callable[[], float]
     _backoffs: dict[Stream, Backoff] = field(default_factory=dict)
     _heads: dict[Stream, int] = field(default_factory=dict)
-    only_single: set[int] = field(default_factory=set)
     token_refusals: list[str] = field(default_factory=list)
 
-    def recall_waiting_streams(self) -> None:
-        """Let streams wait on that an earlier reader was told to let wait."""
+    def recall(self) -> None:
+        """Take up what an earlier reader left: messages of unknown outcome, and streams that were told to wait."""
+        if not self.standing.learned.knows_messages:
+            self.reader.unsettled.update(self.reader.left_leases())
         if self.lines.are_one:
             return
         for waits in self.reader.waiting_streams():
@@ -79,7 +80,7 @@ class Effects:
         self.leases.end(messages)
         self.lines.done(messages)
         self.batcher.left(messages)
-        self.only_single.difference_update(message.position for message in messages)
+        self.reader.unsettled.difference_update(message.position for message in messages)
 
     def keep(self, messages: Sequence[StoredMessage]) -> None:
         """Messages stay in the queue, and are sent again."""

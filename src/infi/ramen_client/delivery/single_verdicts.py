@@ -34,7 +34,7 @@ class SingleVerdicts:
         """Act on what became of a message; None: it is sent again at once, in another way."""
         if not isinstance(outcome, Answer):
             if outcome.connected:
-                self._effects.only_single.add(message.position)
+                self._effects.reader.unsettled.add(message.position)
             self._effects.keep([message])
             return self._effects.failed(outcome.text, flight, kind=outcome.kind.value)
         judgement = judge(outcome, flight.headers)
@@ -60,7 +60,7 @@ class SingleVerdicts:
                 return self._effects.unauthorised(came, outcome.status, flight, retry_after_of(judgement))
             case Verdict.RETRY:
                 if outcome.status >= _FIRST_SERVER_ERROR:
-                    self._effects.only_single.add(message.position)
+                    self._effects.reader.unsettled.add(message.position)
                 return self._held_up(message, flight, outcome.status, judgement)
 
     def _rejected(

@@ -46,6 +46,7 @@ from ._errors import Damaged, UncertainCommit, is_failed_sync, plain_error
 from ._lease import Lease, PooledConnection, Transaction
 from ._locks import WritersLock
 from ._log import LogWatch
+from ._mending import copy_all_again, rewrite_log
 from ._patience import ReaderPatience
 from ._reserve import hold_log, hold_spare
 from ._sync import SharedSync, Unconfirmed
@@ -299,6 +300,8 @@ class Database:
         record = self._sync.read()
         if record.is_doubtful:
             try:
+                rewrite_log(connection, self.path)
+                copy_all_again(connection)
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
                 self._sync.note_mended(record)
                 hold_log(self.path)

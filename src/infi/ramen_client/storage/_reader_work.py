@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import orjson
+
 from infi.ramen_client.errors import QueueBusy
 
 from . import _statements as sql
@@ -33,6 +35,8 @@ class ReaderWork:
         self.has_begun = False
         self.frontier = Frontier()
         """How far has been looked for messages: what was carried over lies behind it."""
+        self.unsettled: set[int] = set()
+        """Positions of messages that were sent by themselves and whose outcome is not known: their leases outlive the reader."""
         self._carrier = Carrier(queue.database)
         self._carried_into = (
             0  # of how many files of this queue it is known that nothing is to be carried into them
@@ -69,9 +73,13 @@ class ReaderWork:
         self.database.check_head(connection.execute(sql.HEAD).get)
         if not self.has_begun:
             connection.execute(sql.READER_STARTED, (os.getpid(), now_ms))
-            connection.execute(sql.VOID_LEASES)
+            self.void_leases(connection)
             connection.execute(sql.FORGET_ATTEMPTS)
             self.has_begun = True
+
+    def void_leases(self, connection: apsw.Connection) -> None:
+        """End the leases, in a running transaction."""
+        connection.execute(sql.VOID_LEASES, (orjson.dumps(sorted(self.unsettled)).decode(),))
 
     def checkpoint_if_due(self) -> None:
         """After a commit: keep the WAL short."""

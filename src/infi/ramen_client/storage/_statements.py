@@ -202,7 +202,9 @@ LEASE: Final = (
     "ON CONFLICT (position) DO UPDATE SET sent_v1 = 1 WHERE batch_id IS NULL"
 )
 LEASES: Final = "SELECT position FROM flight WHERE batch_id IS NULL"
-VOID_LEASES: Final = "DELETE FROM flight WHERE batch_id IS NULL"
+VOID_LEASES: Final = (
+    "DELETE FROM flight WHERE batch_id IS NULL AND position NOT IN (SELECT value FROM json_each(?))"
+)
 END_FLIGHT: Final = "DELETE FROM flight WHERE position = ?"
 DELETE_MESSAGE: Final = "DELETE FROM message WHERE position = ? AND reqid = ?"
 DELETE_DAMAGED: Final = "DELETE FROM message WHERE position = ?"

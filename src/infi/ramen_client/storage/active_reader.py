@@ -116,7 +116,7 @@ class ActiveReader:
             with suppress(QueueError):
                 if self._work.has_begun:
                     with self._database.transaction(Kind.READER) as connection:
-                        connection.execute(sql.VOID_LEASES)
+                        self._work.void_leases(connection)
                         connection.execute(sql.READER_STOPPED, (now_ms(),))
         finally:
             self._work.close()
@@ -232,6 +232,20 @@ class ActiveReader:
                     held.append(message)
         return held
 
+    @property
+    def unsettled(self) -> set[int]:
+        """Positions of messages that were sent by themselves and whose outcome is not known; for the courier to keep.
+
+        Their leases outlive this reader, so that the next one knows, too.
+        """
+        return self._work.unsettled
+
+    @healing
+    def left_leases(self) -> list[int]:
+        """The positions that an earlier reader held when it ended."""
+        with self._database.connection(Kind.READER) as connection:
+            return [position for (position,) in connection.execute(sql.LEASES)]
+
     @healing
     def release(self, messages: Iterable[StoredMessage]) -> None:
         """End the leases of messages that stay in the queue."""
@@ -274,7 +288,7 @@ class ActiveReader:
         """Hold nothing any more: what was claimed and not settled may be trimmed, and is found again. Never raises."""
         self._work.frontier.start_over()
         with suppress(QueueError), self._database.transaction(Kind.READER) as connection:
-            connection.execute(sql.VOID_LEASES)
+            self._work.void_leases(connection)
 
     def _anything_waits(self) -> bool:
         # Not by the books: where they were damaged, the messages are still to be delivered.
