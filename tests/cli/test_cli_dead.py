@@ -18,6 +18,7 @@ from queue_kit import (
     bury,
     has_shape,
     open_queue,
+    push,
     ramen,
 )
 
@@ -187,3 +188,20 @@ def test_an_export_whose_reader_has_enough_ends_well(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_the_oldest_message_of_a_stream_is_made_a_dead_letter(tmp_path, capsys):
+    with open_queue(tmp_path) as opened:
+        push(opened, 2)
+        assert (
+            ramen("dead", "add", "metrics", "san", "--queue-dir", tmp_path, "--reason", "chokes the server")
+            == 0
+        )
+        assert "is dead letter 1 now" in capsys.readouterr().out
+        added = answer(capsys, "dead", "add", "metrics", "san", "--queue-dir", tmp_path)
+        assert has_shape(added, {"position": INTEGER})
+        (first, second) = opened.dead_letters()
+        assert (first.death.details, second.death.details) == ("chokes the server", "")
+        assert opened.check() == []
+        assert ramen("dead", "add", "metrics", "san", "--queue-dir", tmp_path) == 1
+        assert "No message of metrics/san waits" in capsys.readouterr().err

@@ -86,6 +86,9 @@ SCHEMA = {
     },
     "reader": {"state": TEXT, "pid": MAYBE_INTEGER, "since": MAYBE_INTEGER, "stopped_at": MAYBE_INTEGER},
     "rules": [{"number": INTEGER, "rule": {"category": TEXT}, "added_at": INTEGER, "last_seen_at": INTEGER, "hits": INTEGER}],
+    "waiting_streams": [
+        {"category": TEXT, "data_type": TEXT, "waiting_since": INTEGER, "retry_at": INTEGER, "attempts": INTEGER, "last_error": TEXT}
+    ],
     "dead_letters": {"count": INTEGER, "bytes": INTEGER},
     "last_1x_push_at": MAYBE_INTEGER,
     "damaged_files": INTEGER,

@@ -43,7 +43,10 @@ def queue_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fields(queue_dir: Path) -> dict[str, Any]:
-    """What every configuration here has, for a server that nobody runs. Tests are in a hurry: short delays."""
+    """What every configuration here has, for a server that nobody runs. Tests are in a hurry: short delays.
+
+    One request at a time, so that a script of answers means something; streams side by side have tests of their own.
+    """
     return {
         "sender": "imx",
         "system_serial": 1099,
@@ -53,6 +56,7 @@ def fields(queue_dir: Path) -> dict[str, Any]:
         "auth_token": "0123456789abcdef",
         "ssl": False,
         "retry_delay": 0.01,
+        "max_in_flight": 1,
     }
 
 

@@ -39,7 +39,7 @@ def server(request: pytest.FixtureRequest, no_proxies: None) -> Iterator[RamenSe
 
 @pytest.fixture
 def config(make_config: Callable[..., QueueReaderConfig]) -> QueueReaderConfig:
-    return make_config(durability="normal")
+    return make_config(durability="normal", max_in_flight=8)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_what_was_discovered_is_known_after_a_restart(
 def test_a_setting_forces_version_1(
     server: RamenServer, make_config: Callable[..., QueueReaderConfig]
 ) -> None:
-    config = make_config(protocol="1")
+    config = make_config(protocol="1", max_in_flight=8)
     with QueueWriter(config) as writer, QueueReader(config) as reader:
         push(writer, *range(20))
         drain(reader)
@@ -397,7 +397,7 @@ def test_a_reader_that_is_killed_at_any_step_of_a_batchs_life_costs_nothing_and_
 
     writer, reader = both
     push(writer, *range(20))
-    process = start_python(KILLED, json.dumps(fields | {"durability": "normal"}), moment)
+    process = start_python(KILLED, json.dumps(fields | {"durability": "normal", "max_in_flight": 8}), moment)
     assert process.wait(30) == -signal.SIGKILL
     push(writer, *range(20, 25))
     drain(reader)

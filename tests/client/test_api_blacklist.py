@@ -357,8 +357,9 @@ def test_the_reader_says_once_that_it_drops_messages(
 
 
 def test_a_rule_received_while_others_wait_in_hand_applies_to_them(
-    server: RamenServer, writer: Any, reader: QueueReader
+    server: RamenServer, writer: Any, config: QueueReaderConfig
 ):
+    reader = QueueReader(config)
     server.answer_with(Accept(), Drop({"data_type": "y"}))
     for data_type in ("x", "y", "y", "x", "y"):
         writer.push("metrics", data_type, "v1", {})

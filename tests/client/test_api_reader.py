@@ -227,7 +227,6 @@ def test_a_1x_program_may_mix_consume_one_and_run(server: RamenServer, writer: A
 def test_run_without_blocking_returns_the_number_of_messages_accepted_or_dropped(
     config: QueueReaderConfig, server: RamenServer, writer: Any
 ):
-    config.max_in_flight = 1
     reader = QueueReader(config)
     server.answer_with(Accept(), Drop({"data_type": "y"}), Refuse("BAD_REQUEST"), Accept())
     push(writer, 1, 2, 3, 4)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from infi.ramen_client.admin import QueueAdmin
 from infi.ramen_client.queue_reader import QueueReader
 from infi.ramen_client.queue_writer import QueueWriter
 from infi.ramen_client.testing import Accept, RamenServer, Received, Refuse, Reply, Status
@@ -120,7 +121,7 @@ def test_a_stream_that_must_wait_holds_up_no_other(
 def test_a_waiting_stream_waits_over_a_restart_and_then_goes_on_in_order(
     server: RamenServer, make_config: MakeConfig
 ) -> None:
-    config = make_config()
+    config = make_config(max_in_flight=8)
     later = Refuse("TOO_MANY_REQUESTS", headers=(("Retry-After", "2"),))
     gate = threading.Event()
     server.default = lambda message: (
@@ -158,7 +159,7 @@ def test_when_every_stream_is_refused_it_is_the_server_and_all_leave_it_alone(
 def test_a_head_that_never_gets_through_is_given_up_after_max_attempts(
     server: RamenServer, make_config: MakeConfig
 ) -> None:
-    config = make_config(max_attempts=3)
+    config = make_config(max_attempts=3, max_in_flight=8)
 
     def reply(message: Received) -> Reply:
         if message.json()["n"] != 13:
@@ -198,7 +199,7 @@ def test_a_million_of_a_waiting_stream_in_front_are_passed_over_in_bounded_memor
 def test_a_dead_letter_that_is_brought_back_goes_before_what_waits_of_its_stream(
     server: RamenServer, make_config: MakeConfig
 ) -> None:
-    config = make_config()
+    config = make_config(max_in_flight=8)
     with QueueWriter(config) as writer, QueueReader(config) as reader:
         server.answer_with(Accept(), Refuse("BAD_REQUEST"))
         push(writer, 0, 1)
@@ -222,3 +223,32 @@ def test_bytes_a_second_are_capped(server: RamenServer, make_config: MakeConfig,
         push(writer, 1)
         assert reader.run(blocking=False) == 1
     assert seen == [1234]
+
+
+def test_a_head_that_never_gets_through_is_shown_and_an_operator_gets_it_out_of_the_way(
+    server: RamenServer, make_config: MakeConfig
+) -> None:
+    config = make_config(retry_delay=600, max_in_flight=8)
+    server.default = lambda message: (
+        TOO_MANY if message.envelope.data_type == "x" and message.json()["n"] == 13 else Accept()
+    )
+    with QueueWriter(config) as writer, QueueReader(config) as reader:
+        push(writer, 13, 14)
+        push(writer, *range(5), data_type="y")
+        reader.start_thread()
+        server.wait_for(5)
+        with QueueAdmin(reader._queue.path) as admin:
+            (stream,) = admin.status(sample_seconds=0).waiting_streams
+            assert (stream.category, stream.data_type, stream.attempts) == ("metrics", "x", 1)
+            assert "429" in stream.last_error
+            position = admin.add_dead_letter("metrics", "x", reason="the server chokes on it")
+            assert position is not None
+            (letter,) = admin.dead_letters()
+            assert (letter.position, letter.death.details) == (position, "the server chokes on it")
+            assert admin.add_dead_letter("metrics", "nothing") is None
+            assert admin.status(sample_seconds=0).waiting_streams == ()
+        reader.stop()
+        assert reader._queue.check() == []
+        server.default = Accept()
+        assert reader.drain(30)
+    assert numbers(server) == [14]

@@ -122,7 +122,6 @@ def test_a_backlog_is_delivered_in_order_with_the_reqids_and_versions_that_1x_wo
     rows[9] = (*rows[9][:4], b'{"n":9}')
     leave_backlog(*rows)
 
-    config.max_in_flight = 1
     with open_writer() as writer:
         assert writer.queue_size() == 10
         assert open_reader().run(blocking=False) == 10

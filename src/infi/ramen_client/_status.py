@@ -12,7 +12,7 @@ from .storage import now_ms, reader_holder, take_snapshot
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .storage import Books, ExistingQueue, Snapshot, StoredRule
+    from .storage import Books, ExistingQueue, Snapshot, StoredRule, WaitingStream
 
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERRORS = range(500, 600)
@@ -117,6 +117,8 @@ class QueueStatus:
     delivery: Delivery
     reader: ReaderProcess
     rules: tuple[StoredRule, ...]
+    waiting_streams: tuple[WaitingStream, ...]
+    """Those that the server puts off while it takes others; at most a hundred, those that wait longest."""
     dead_letters: int
     dead_letter_bytes: int
     """Of their payloads, as stored."""
@@ -158,6 +160,7 @@ def status_of(
         delivery=_delivery(snapshot),
         reader=reader,
         rules=snapshot.rules,
+        waiting_streams=snapshot.streams,
         dead_letters=books.dead,
         dead_letter_bytes=snapshot.entries.dead_bytes,
         last_1x_push_at_ms=snapshot.last_1x_push_at_ms,

@@ -40,12 +40,15 @@ from .storage import (
     Changed,
     ChangedVersion,
     DeadHead,
+    Death,
     ExportedTo1x,
     Matching,
     Payload,
     Purged,
     Repaired,
     StoredRule,
+    WaitingStream,
+    bury_head,
     check,
     dead_head,
     dead_heads,
@@ -90,6 +93,7 @@ __all__ = [
     "Repaired",
     "Selection",
     "StoredRule",
+    "WaitingStream",
     "find_queue",
     "now_ms",
 ]
@@ -101,6 +105,7 @@ SHOWN_PAYLOAD_BYTES = 64 * 1024
 """How much of a dead letter's payload is shown, if not told otherwise."""
 
 _MAX_NAMED = 20
+_MAX_REASON_CHARS = 500
 _PAGE_LETTERS = 100
 
 
@@ -253,6 +258,15 @@ class QueueAdmin:
     def discard_dead_letters(self, which: Selection | Iterable[int]) -> Changed:
         """Throw dead letters away, counted as discarded; by a selection or by their positions."""
         return discard_dead(self._queue.database, _meant(which))
+
+    def add_dead_letter(self, category: str, data_type: str, *, reason: str = "") -> int | None:
+        """Make the oldest message of a stream that is not under way a dead letter, because it never gets through.
+
+        Its position, for ``retry_dead_letters``; None when there is none.
+        """
+        death = Death("an operator took it out of the way", reason[:_MAX_REASON_CHARS])
+        message = bury_head(self._queue.database, category, data_type, death)
+        return None if message is None else message.position
 
     def export_dead_letters(self, selection: Selection | None = None) -> Iterator[bytes]:
         """Dead letters as lines of JSON (NDJSON), one at a time in memory; docs/commands.md has the format.

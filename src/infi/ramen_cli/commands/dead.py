@@ -26,6 +26,8 @@ on the last one.
 ``ramen dead retry --json`` and ``ramen dead discard --json``: an object of integers: ``letters``, how many it was done to; ``damaged``, left
 where they are, since they cannot be sent; ``missing``, positions at which there is none.
 
+``ramen dead add --json``: an object: ``position``, that of the new dead letter, or null.
+
 ``ramen dead export`` writes one line of JSON for each letter (NDJSON): the fields above from position to pushed_at and from died_at to
 details, and one of ``payload`` (the JSON that was pushed), ``payload_base64`` (where that was no JSON), ``damaged_base64`` (what is left
 of a damaged one, as stored).
@@ -57,7 +59,7 @@ _REASON_CHARS = 60
 
 @click.group()
 def dead() -> None:
-    """List, show, retry, export or discard dead letters."""
+    """List, show, add, retry, export or discard dead letters."""
 
 
 @dead.command("list")
@@ -225,6 +227,29 @@ def _report(changed: Changed, done: str, *, as_json: bool) -> ExitCode:
         if changed.missing:
             click.echo(f"{changed.missing:,} were not there.", err=True)
     return ExitCode.NOT_WELL if changed.damaged or changed.missing else ExitCode.OK
+
+
+@dead.command()
+@config_options
+@click.argument("category")
+@click.argument("data_type", metavar="TYPE")
+@click.option("--reason", default="", help="A note to be kept with it.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document for machines.")
+def add(where: Where, *, category: str, data_type: str, reason: str, as_json: bool) -> ExitCode:
+    """Make the oldest message of a category and type a dead letter, since it never gets through.
+
+    What is under way stays. Exits with 1 when there is no other.
+    """
+    with where.open_queue() as queue:
+        position = queue.add_dead_letter(category, data_type, reason=reason)
+    if as_json:
+        write_json({"position": position})
+    elif position is not None:
+        click.echo(f"The oldest message of {category}/{data_type} is dead letter {position} now.")
+    if position is None:
+        click.echo(f"No message of {category}/{data_type} waits that is not under way.", err=True)
+        return ExitCode.NOT_WELL
+    return ExitCode.OK
 
 
 @dead.command()

@@ -42,6 +42,8 @@ command looks. ``--fail-if-older`` adds a limit of your own on the age of the ol
         since               integer or null   when it first had something to do
         stopped_at          integer or null
     rules                   list of objects, as ``ramen blacklist list --json`` has them
+    waiting_streams         list of objects, at most 100: streams that the server puts off while it takes others: category, data_type,
+                            waiting_since, retry_at (times), attempts (of the head, in vain), last_error
     dead_letters            object: count, bytes (of their payloads, as stored); integers
     last_1x_push_at         integer or null   when a program that still runs 1.x was last seen pushing
     damaged_files           integer   put aside, and still to be carried over by the reader
@@ -82,6 +84,7 @@ _LOSSES = {
 _TERMS = ("dropped", "blacklisted", "dead")
 _LABEL_WIDTH = 10
 _ERROR_CHARS = 600
+_STREAMS_SHOWN = 5
 
 
 @click.command()
@@ -163,6 +166,17 @@ def status_as_json(found: QueueStatus, health: Health) -> dict[str, Any]:
             "stopped_at": reader.stopped_at_ms,
         },
         "rules": [rule_as_json(rule) for rule in found.rules],
+        "waiting_streams": [
+            {
+                "category": stream.category,
+                "data_type": stream.data_type,
+                "waiting_since": stream.waiting_since_ms,
+                "retry_at": stream.retry_at_ms,
+                "attempts": stream.attempts,
+                "last_error": stream.last_error,
+            }
+            for stream in found.waiting_streams
+        ],
         "dead_letters": {"count": found.dead_letters, "bytes": found.dead_letter_bytes},
         "last_1x_push_at": found.last_1x_push_at_ms,
         "damaged_files": found.damaged_files,
@@ -180,6 +194,7 @@ def _page(found: QueueStatus, health: Health) -> Iterator[str]:
         ("waiting", _waiting(found)),
         ("rates", _rates(found)),
         ("delivery", _delivery(found)),
+        ("put off", _put_off(found)),
         ("reader", [_reader(found)]),
         ("rules", _rules(found)),
         ("dead", _dead(found)),
@@ -263,6 +278,21 @@ def _delivery(found: QueueStatus) -> Iterator[str]:
     if delivery.next_retry_at_ms is not None:
         left = (delivery.next_retry_at_ms - found.taken_at_ms) / 1000
         yield "next attempt: " + (f"in {human_age(left)}" if left > 0 else "now")
+
+
+def _put_off(found: QueueStatus) -> Iterator[str]:
+    for stream in found.waiting_streams[:_STREAMS_SHOWN]:
+        left = (stream.retry_at_ms - found.taken_at_ms) / 1000
+        yield (
+            f"{one_line(stream.category)}/{one_line(stream.data_type)} since {_ago(found, stream.waiting_since_ms)}, "
+            f"{stream.attempts} attempts, next {f'in {human_age(left)}' if left > 0 else 'now'}: "
+            f"{one_line(stream.last_error, _ERROR_CHARS)}"
+        )
+    if found.waiting_streams:
+        more = len(found.waiting_streams) - _STREAMS_SHOWN
+        yield (
+            f"and {more} more streams; " if more > 0 else ""
+        ) + "a head that never gets through: ramen dead add"
 
 
 def _reader(found: QueueStatus) -> str:

@@ -357,10 +357,15 @@ class Courier:
                 want.stream, after=want.after, max_messages=most_messages, max_bytes=most_bytes
             )
             self._lines.found(want, found.messages, reached, is_all=found.is_all)
-        while self._lines.ready < wanted and not self._lines.are_full and not self._stop.is_set():
+        looks = 0
+        # A look more than is needed while one stream alone is known: if it is refused, another one shall have its turn.
+        while self._lines.ready < wanted or (
+            not looks and self._lines.turns == 1 and not self._lines.are_one
+        ):
             mark = self._reader.change_mark()
-            if mark == self._end_mark:
+            if mark == self._end_mark or self._lines.are_full or self._stop.is_set():
                 break
+            looks += 1
             self._ledger.flush()
             self._blacklist.reload()
             found = self._reader.look_ahead(most_messages, most_bytes, self._lines.passed_over())

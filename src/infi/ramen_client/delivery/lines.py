@@ -83,6 +83,11 @@ class Lines:
         return self._is_one
 
     @property
+    def turns(self) -> int:
+        """How many lines have messages that may be taken now."""
+        return len(self._turns)
+
+    @property
     def are_full(self) -> bool:
         """Whether no more should be looked for."""
         if self._held >= _MOST or self._held_bytes >= _MOST_BYTES:

@@ -42,6 +42,7 @@ from .reader_process import reader_holder
 from .repairing import Repaired, repair
 from .rules import StoredRule, add_rule, lift_rules, list_rules, load_rules, refresh_rule, remove_rule
 from .server_facts import ServerFacts
+from .streams import WaitingStream, bury_head
 from .to_1x import ChangedVersion, ExportedTo1x, export_to_1x
 
 __all__ = [
@@ -77,7 +78,9 @@ __all__ = [
     "StoredRule",
     "Stream",
     "StreamWait",
+    "WaitingStream",
     "add_rule",
+    "bury_head",
     "check",
     "dead_head",
     "dead_heads",

@@ -311,6 +311,20 @@ READ_STREAMS: Final = (
     "CAST(last_error AS BLOB) FROM stream "
     "ORDER BY waiting_since"
 )
+WAITING_STREAMS: Final = (
+    "SELECT CAST(category AS BLOB), CAST(data_type AS BLOB), CAST(waiting_since AS INTEGER), CAST(retry_at AS INTEGER), "
+    "CAST(last_error AS BLOB), (SELECT coalesce(max(CAST(attempts AS INTEGER)), 0) FROM attempt CROSS JOIN message USING (position) "
+    "WHERE message.category = stream.category AND message.data_type = stream.data_type) "
+    "FROM stream ORDER BY waiting_since LIMIT ?"
+)
+HEAD_OF_STREAM: Final = (
+    f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM message "  # noqa: S608
+    "WHERE category = :category AND data_type = :data_type AND position NOT IN "
+    "(SELECT position FROM flight WHERE :reader_lives OR batch_id IS NOT NULL) ORDER BY position LIMIT 1"
+)
+IS_HELD: Final = (
+    "SELECT EXISTS (SELECT 1 FROM flight WHERE position = :position AND (:reader_lives OR batch_id IS NOT NULL))"
+)
 STREAM_WAITS: Final = (
     "INSERT INTO stream (category, data_type, waiting_since, retry_at, last_error) VALUES (?1, ?2, ?3, ?4, ?5) "
     "ON CONFLICT (category, data_type) DO UPDATE SET retry_at = ?4, last_error = ?5"

@@ -16,6 +16,7 @@ from ._filesystem import free_bytes
 from ._trim import live_bytes
 from .books import Entries, read_books
 from .rules import StoredRule, read_rules
+from .streams import WaitingStream, read_waiting_streams
 
 if TYPE_CHECKING:
     import apsw
@@ -70,6 +71,7 @@ class Snapshot:
     reader: ReaderRecord
     server: ServerRecord | None
     rules: tuple[StoredRule, ...]
+    streams: tuple[WaitingStream, ...]
 
 
 def take_snapshot(database: Database, meta: Meta) -> Snapshot:
@@ -90,6 +92,7 @@ def take_snapshot(database: Database, meta: Meta) -> Snapshot:
                 _reader_record(connection),
                 next((ServerRecord(*row) for row in connection.execute(sql.LATEST_SERVER)), None),
                 tuple(read_rules(connection)),
+                read_waiting_streams(connection),
             )
         finally:
             connection.execute(sql.ROLLBACK)
