@@ -254,6 +254,24 @@ def test_a_path_that_vanishes_leads_back_to_version_1(
     assert reader.books().maybe_twice == 0
 
 
+def test_a_strangers_page_under_404_does_not_dissolve_a_batch_that_may_have_been_stored(
+    server: RamenServer, both: tuple[QueueWriter, QueueReader]
+) -> None:
+    """What is back in the queue may be trimmed, and would be counted as lost although it arrived."""
+    writer, reader = both
+    server.answer_batches_with(StoreThenReset())
+    push(writer, 0, 1)
+    reader.run(blocking=False)
+    server.default = Status(404, b"<html>no such page</html>")
+    for _ in range(3):
+        reader.run(blocking=False)
+    assert reader._queue.oldest() is None  # all of it is held
+    server.default = Accept()
+    drain(reader)
+    assert numbers(server) == [0, 1]
+    assert reader.books().maybe_twice == 0
+
+
 def test_a_lane_conflict_opens_a_new_lane_and_what_may_be_twice_is_counted(
     server: RamenServer, both: tuple[QueueWriter, QueueReader]
 ) -> None:

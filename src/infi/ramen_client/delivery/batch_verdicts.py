@@ -70,7 +70,7 @@ class BatchVerdicts:
             # A proxy's: it speaks of this very batch, and a smaller one will pass. A batch that stayed as it is never would.
             judgement = replace(judgement, outcome=BatchOutcome.TOO_LARGE)
         if self._goes_another_way(sending, flight, judgement.outcome, must_stay=must_stay):
-            return self._another_way(sending, status, judgement, must_stay=must_stay)
+            return self._another_way(sending, flight, status, judgement)
         self._effects.batcher.waiting.append(sending)
         if judgement.outcome is BatchOutcome.UNAUTHORISED:
             came = f"the server answered {status} {judgement.code} to a batch"
@@ -93,7 +93,7 @@ class BatchVerdicts:
                 return outcome in _DEALT_WITH
 
     def _another_way(
-        self, sending: Sending, status: int, judgement: BatchJudgement, *, must_stay: bool
+        self, sending: Sending, flight: Flight, status: int, judgement: BatchJudgement
     ) -> Step | None:
         match judgement.outcome:
             case BatchOutcome.TOO_LARGE:
@@ -112,7 +112,7 @@ class BatchVerdicts:
                 self._effects.batcher.waiting.append(sending)
                 return None
             case _:
-                return self._no_batches(sending, status, judgement, must_stay=must_stay)
+                return self._no_batches(sending, flight, status, judgement)
 
     def _results(self, sending: Sending, flight: Flight, results: Sequence[Judgement]) -> Step | None:
         settlements: list[Settlement] = []
@@ -196,19 +196,26 @@ class BatchVerdicts:
         return Step.DROPPED
 
     def _no_batches(
-        self, sending: Sending, status: int, judgement: BatchJudgement, *, must_stay: bool
+        self, sending: Sending, flight: Flight, status: int, judgement: BatchJudgement
     ) -> Step | None:
-        self._effects.standing.learned.no_batches()
+        """Its path is not there. What may have been stored stays as it is, unless the server itself says so and knows each message."""
+        learned = self._effects.standing.learned
+        learned.no_batches()
         self._effects.standing.save()
         now = self._effects.monotonic()
         if sending.gone_since is None:
             sending.gone_since = now
-        if not must_stay or now - sending.gone_since >= GONE_SECONDS:
-            self._dissolve(sending, maybe_twice=must_stay, end_lane=must_stay)
+        stays = sending.is_doubtful and not (judgement.explained and learned.knows_messages)
+        if not stays or now - sending.gone_since >= GONE_SECONDS:
+            is_known = not sending.is_doubtful or learned.knows_messages
+            self._dissolve(sending, maybe_twice=not is_known, end_lane=not is_known)
             return None
         self._effects.batcher.waiting.append(sending)
+        text = say_batch_answer(status, judgement)
+        if not judgement.explained:
+            return self._effects.failed(text, flight, status)  # a stranger's page, as likely as not
         sending.not_before = now + self._effects.config.retry_delay
-        logger.info("%s", say_batch_answer(status, judgement))
+        logger.info("%s: %s", self._effects.standing.origin, text)
         return Step.RETRY
 
     def _dissolve(self, sending: Sending, *, maybe_twice: bool = False, end_lane: bool = False) -> None:

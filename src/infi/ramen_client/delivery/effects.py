@@ -61,8 +61,8 @@ class Effects:
 
     def recall(self) -> None:
         """Take up what an earlier reader left: messages of unknown outcome, and streams that were told to wait."""
-        if not self.standing.learned.knows_messages:
-            self.reader.unsettled.update(self.reader.left_leases())
+        # Held on, so that none is trimmed although the server may have it.
+        self.reader.unsettled.update(self.reader.left_leases())
         if self.lines.are_one:
             return
         for waits in self.reader.waiting_streams():

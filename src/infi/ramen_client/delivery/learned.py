@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from infi.ramen_client.storage import ServerFacts
 
-_OFFER_AGAIN_SECONDS = 600
+_OFFER_AGAIN_SECONDS = 60
 _LIMIT_FOR_SECONDS = 3600
 
 _MAX_HEADER_CHARS = 1024

@@ -33,7 +33,7 @@ from ._files import (
     is_regular_file,
     make_directories,
     make_empty_file,
-    sync_directory,
+    sync_way_to,
 )
 from ._filesystem import warn_of_unfit
 from ._locks import WritersLock
@@ -186,13 +186,15 @@ def _make_or_check_in_turn(
     had_wal = wal.exists()
     refuse_deadly_disk(path)
     prepared = _prepare(path, place, first_position)
+    lock_files = [path.with_name(path.name + suffix) for suffix in (".reader", ".sync")]
+    if not (had_wal and lock_files[-1].exists()):
+        # SQLite syncs the directory after making the WAL only if the same connection syncs it first, and tells nobody when that fails.
+        # Before the lock files, so that whoever comes after one that failed here does it again.
+        sync_way_to(path.parent)
     # On a full disk there would be no room for them when somebody wants them. Not before: they say that the file is a queue.
-    for lock_file in (".reader", ".sync"):
-        make_empty_file(path.with_name(path.name + lock_file), access)
+    for lock_file in lock_files:
+        make_empty_file(lock_file, access)
     hold_log(path)
-    if not had_wal:
-        # SQLite syncs the directory after making the WAL only if the same connection syncs it first.
-        sync_directory(path.parent)
     for companion in (wal, path.with_name(path.name + "-shm")):
         hand_to_group(companion, access)
     return prepared

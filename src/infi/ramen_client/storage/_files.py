@@ -5,6 +5,7 @@ Nothing here opens the database or its ``-shm``: closing any descriptor of their
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -77,6 +78,24 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_way_to(directory: Path) -> None:
+    """Put a directory's entries on the platter, and its own name and those of the directories above it.
+
+    Whoever made them may have been killed, or have failed, before syncing them. A directory above that this user may not read, or whose
+    file system syncs none, was not made by one of ours.
+    """
+    sync_directory(directory)
+    device = directory.stat().st_dev
+    for parent in directory.parents:
+        if parent.stat().st_dev != device:  # nobody made the root of a file system
+            return
+        try:
+            sync_directory(parent)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise
 
 
 def make_empty_file(path: Path, access: Access) -> None:

@@ -93,10 +93,10 @@ def refuse_deadly_disk(database: Path) -> None:
     SQLite makes the ``-shm`` anew for whoever opens it first, and has the system reserve the last byte of each page alone. Where blocks are
     smaller than pages, the others are to be had when they are written to, or not.
     """
-    if os.statvfs(database.parent).f_frsize >= PAGE_BYTES:
-        return
-    # Tried, and not read off: what is free counts blocks that not even root gets, or lacks those that root does.
     try:
+        if os.statvfs(database.parent).f_frsize >= PAGE_BYTES:
+            return
+        # Tried, and not read off: what is free counts blocks that not even root gets, or lacks those that root does.
         descriptor = os.open(database.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, 2 * _SHM_BYTES)

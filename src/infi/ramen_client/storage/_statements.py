@@ -203,7 +203,8 @@ LEASE: Final = (
 )
 LEASES: Final = "SELECT position FROM flight WHERE batch_id IS NULL"
 VOID_LEASES: Final = (
-    "DELETE FROM flight WHERE batch_id IS NULL AND position NOT IN (SELECT value FROM json_each(?))"
+    "DELETE FROM flight WHERE batch_id IS NULL AND (position NOT IN (SELECT value FROM json_each(?)) "
+    "OR position NOT IN (SELECT position FROM message))"
 )
 END_FLIGHT: Final = "DELETE FROM flight WHERE position = ?"
 DELETE_MESSAGE: Final = "DELETE FROM message WHERE position = ? AND reqid = ?"

@@ -12,8 +12,8 @@ file of its own (``.sync``), written only when a sync fails: how many *failed*, 
 
 - Whose commit came before a failed sync, and is not confirmed yet, fails with it (``Unconfirmed``): *failed* is not what it was
   before the commit. Its message may be delivered, or lost in a power cut.
-- Nobody commits durably until the WAL is *mended*: copied into the database as a whole, cut to zero length, and synced
-  (``Database`` does that, holding the writers' lock), so that no frame of a doubtful WAL is needed any more.
+- Nobody commits durably until the WAL is *mended*: written again, copied into the database as a whole, cut to zero length, and synced
+  (``Database`` does that, holding the writers' lock, by means of ``_mending``), so that no frame of a doubtful WAL is needed any more.
 - Each process keeps its descriptor of the ``-wal``, since the kernel tells every open descriptor of a failure once.
 - The record need not be durable: after a power cut what is in the file is on the platter. One that cannot be read counts as
   "none has failed"; one that cannot be written (a full disk) leaves the others to what the kernel tells them.

@@ -4,7 +4,7 @@ Invariants:
 
 - There is at most one ``ActiveReader`` for a queue on the host (``ReaderLock``), and it lives for one ``run`` or ``consume_one``.
 - What is sent one by one is leased before: it is in ``flight``, so that no writer trims it. A lease ends with its settlement, when
-  it is given back, and with its reader; a dead reader's are void when the next one begins. What is sent in a batch is frozen
+  it is given back, and with its reader, unless its outcome is not known (``unsettled``). What is sent in a batch is frozen
   (``batches``).
 - Its commits are not synced, but for a batch's freezing: an acknowledgement lost in a power cut means a re-send under the same reqid.
 - Nothing is written while there is nothing to do: an idle queue costs no write at all.
