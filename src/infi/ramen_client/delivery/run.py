@@ -39,8 +39,8 @@ logger = logging.getLogger("ramen_client")
 _LONGEST_WAIT_SECONDS = 1.0
 """Whatever is waited for: then it is looked whether the file is still there."""
 
-_LOOK_MEANWHILE_SECONDS = 0.005
-"""How often it is looked for new messages while others are under way and more could be."""
+_LOOK_MEANWHILE_SECONDS = 0.002
+"""How often it is looked for new messages while others are under way and more could be; less and less often while nothing ends."""
 
 _FASTEST_LOOK_SECONDS = 0.001
 _SLOWEST_LOOK_SECONDS = 0.05
@@ -78,6 +78,7 @@ class Run:
         self._stop = stop
         self._traffic_at = time.monotonic()
         self._place_checked_at = self._traffic_at
+        self._look_meanwhile = _LOOK_MEANWHILE_SECONDS
         self._ends = False  # nothing is started any more
         self._handled = 0
         self._fault = ""
@@ -143,7 +144,12 @@ class Run:
 
     def _wait_for_outcome(self, courier: Courier, until: Until) -> Step | None:
         looks = courier.has_room and not self._ends
-        step = courier.wait(_LOOK_MEANWHILE_SECONDS if looks else _LONGEST_WAIT_SECONDS)
+        step = courier.wait(self._look_meanwhile if looks else _LONGEST_WAIT_SECONDS)
+        self._look_meanwhile = (
+            min(self._look_meanwhile * _LOOK_SLOWDOWN, _SLOWEST_LOOK_SECONDS)
+            if step is None
+            else _LOOK_MEANWHILE_SECONDS
+        )
         if step is Step.RETRY and until is Until.HELD_UP:
             self._ends = True  # once what is under way has ended
             return None
