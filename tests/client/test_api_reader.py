@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import logging
+import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +22,6 @@ from infi.ramen_client.utils import create_queue_reader_and_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from infi.ramen_client.config import QueueReaderConfig
     from infi.ramen_client.queue_writer import QueueWriter
@@ -681,3 +683,20 @@ def test_its_own_log_records_never_enter_its_queue(
             assert writer.wait_sent(10)
     finally:
         logging.getLogger("ramen_client").removeHandler(handler)
+
+
+def test_a_closed_reader_leaves_no_file_open(
+    config: QueueReaderConfig, server: RamenServer, queue_dir: Path, open_writer: Callable[..., QueueWriter]
+):
+    """Not even until the garbage collector runs: a file system that is to be unmounted cannot wait for that."""
+    gc.disable()
+    try:
+        with open_writer() as writer:
+            push(writer, 1, 2)
+        with QueueReader(config) as reader:
+            assert reader.drain(10)
+        del reader
+        held = [link.readlink() for link in Path("/proc/self/fd").iterdir() if os.path.lexists(link)]
+        assert [path for path in held if queue_dir in path.parents] == []
+    finally:
+        gc.enable()

@@ -406,8 +406,8 @@ def test_a_take_over_killed_at_any_moment_leaves_the_queue_intact(
     leave_backlog(*plain_rows(count))
     chance = random.Random(2)
     server.default = Status(503)  # the rows only move at first, and none leaves
-    for round_number in range(15):
-        if round_number == 12:
+    for round_number in range(10):
+        if round_number == 8:
             from infi.ramen_client.testing import Accept
 
             server.default = Accept()

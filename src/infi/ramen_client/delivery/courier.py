@@ -27,6 +27,7 @@ import math
 import random
 import time
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
     from infi.ramen_client.blacklist import StoredBlacklist
     from infi.ramen_client.config import QueueReaderConfig
-    from infi.ramen_client.storage import ActiveReader, StoredMessage
+    from infi.ramen_client.storage import ActiveReader, Place, StoredMessage
     from infi.ramen_protocol import BatchOffer
 
     from .exchange import Answer, Request
@@ -118,6 +119,8 @@ class Courier:
         self._credentials = Credentials(config, monotonic=monotonic)
         self._ledger = Ledger(reader, hold=hold, monotonic=monotonic)
         self._lines = Lines(Ordering(config.ordering), config.max_in_flight)
+        # Not a method: a courier that is in a circle would keep the queue's files open until it is collected as garbage.
+        self._envelope = partial(_envelope_of, reader.place)
         self._batcher = Batcher(reader, server, self._envelope)
         self._leases = Leases(reader)
         self._effects = Effects(
@@ -392,14 +395,14 @@ class Courier:
             self._lines.done([message])
         return wanted
 
-    def _envelope(self, message: StoredMessage) -> Envelope:
-        place = self._reader.place
-        return Envelope(
-            message.category,
-            place.system_serial,
-            place.sender,
-            message.data_type,
-            str(message.data_version),
-            message.system_version,
-            message.reqid,
-        )
+
+def _envelope_of(place: Place, message: StoredMessage) -> Envelope:
+    return Envelope(
+        message.category,
+        place.system_serial,
+        place.sender,
+        message.data_type,
+        str(message.data_version),
+        message.system_version,
+        message.reqid,
+    )

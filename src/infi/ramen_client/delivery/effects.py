@@ -142,6 +142,10 @@ class Effects:
         self.lines.take_back(message)
         self.ledger.settle([Settlement(message, Fate.DEAD, death)])
         self.left([message])
+        # Its next head has not been refused yet, and may never come.
+        stream = self.lines.stream_of(message)
+        self._backoffs.pop(stream, None)
+        self.reader.note_flowing_stream(stream, self._heads.pop(stream, None))
         self.outage.refused(f"tried {attempts} times: {text}", self.standing.origin, message, explained=True)
 
     def take_rule(self, judgement: Judgement) -> None:

@@ -51,6 +51,8 @@ class Learned:
         self._forced = coding
         self._refused: set[Coding] = set()
         self._offer = None if facts.batch_offer is None else BatchOffer.parse(facts.batch_offer)
+        self._knows_messages = False
+        self._note_dedupe()
 
     def hear(self, headers: Mapping[str, str]) -> bool:
         """Read an answer that speaks the protocol; whether it said anything new that is to be kept."""
@@ -62,6 +64,7 @@ class Learned:
         if (accept, offer) == (facts.accept_encoding, facts.batch_offer):
             return False
         self._offer = None if offer is None else BatchOffer.parse(offer)
+        self._note_dedupe()
         self.facts = replace(facts, accept_encoding=accept, batch_offer=offer)
         return True
 
@@ -82,8 +85,11 @@ class Learned:
 
     @property
     def knows_messages(self) -> bool:
-        """Whether the server recognises each message, whatever version and batch it comes by."""
-        return self._offer is None or self._offer.dedupe is Dedupe.MESSAGE
+        """Whether the server recognises each message, whatever version and batch it comes by.
+
+        As it said last, also after it took its offer back; False where this process never heard it.
+        """
+        return self._knows_messages
 
     @property
     def most_bytes(self) -> int | None:
@@ -133,6 +139,10 @@ class Learned:
         accepted = accepted_codings(said) & writable
         usable = (coding for coding in best_first if coding.label in accepted and coding not in self._refused)
         return next(usable, unknown)
+
+    def _note_dedupe(self) -> None:
+        if self._offer is not None:
+            self._knows_messages = self._offer.dedupe is Dedupe.MESSAGE
 
     def _seconds_since(self, at_ms: int) -> float:
         # A wall clock that was set back makes it as if it had been just now.

@@ -142,12 +142,14 @@ class Lines:
         self.add(messages)
         if line.unseen_after is None and not is_all:
             line.unseen_after = reached
+        self._settle(line)
 
     def start_over(self) -> None:
         """Everything will be found anew: keep only what is under way."""
-        for line in self._lines.values():
+        for line in list(self._lines.values()):
             self._forget(line)
             line.unseen_after = None
+            self._settle(line)
         self._count()
 
     # To the server

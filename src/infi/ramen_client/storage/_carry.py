@@ -56,7 +56,17 @@ class Carrier:
         self._work: _Work | None = None
 
     def step(self) -> bool:
-        """Carry on for a moment; False: there is nothing to carry."""
+        """Carry on for a moment; False: there is nothing to carry.
+
+        Raises as any transaction does; then nothing of this step is carried, and the next one begins where the last one ended.
+        """
+        try:
+            return self._step()
+        except BaseException:
+            self.close()  # its rows are read already, and counted, but not in the file
+            raise
+
+    def _step(self) -> bool:
         if self._work is None:
             pending = waiting_aside(self._database.path)
             if not pending:
@@ -75,6 +85,7 @@ class Carrier:
             work.done += len(found)
             if not found:
                 lost = _settle_accounts(connection, work.tally)
+                work.tally.book = None  # not again, when somebody is killed before the file has its new name
             connection.execute(sql.SALVAGE_PROGRESS, (work.done, work.tally.as_json(), work.aside.name))
         if not found:
             self._end(work, lost)

@@ -323,9 +323,7 @@ HEAD_OF_STREAM: Final = (
     "WHERE category = :category AND data_type = :data_type AND position NOT IN "
     "(SELECT position FROM flight WHERE :reader_lives OR batch_id IS NOT NULL) ORDER BY position LIMIT 1"
 )
-IS_HELD: Final = (
-    "SELECT EXISTS (SELECT 1 FROM flight WHERE position = :position AND (:reader_lives OR batch_id IS NOT NULL))"
-)
+IS_HELD: Final = "SELECT EXISTS (SELECT 1 FROM flight WHERE position = :position AND (:reader_lives OR batch_id IS NOT NULL))"
 STREAM_WAITS: Final = (
     "INSERT INTO stream (category, data_type, waiting_since, retry_at, last_error) VALUES (?1, ?2, ?3, ?4, ?5) "
     "ON CONFLICT (category, data_type) DO UPDATE SET retry_at = ?4, last_error = ?5"
