@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import collector, drain, machine, push, report
+from benchmarks import collector, delivery, drain, machine, push, push_beside, report
 from benchmarks.footprint import FOOTPRINT
 from benchmarks.harness import Size, run
 from benchmarks.heal import HEAL
@@ -26,6 +26,13 @@ BENCHMARKS = {
 }
 LONG = {benchmark.name: benchmark for benchmark in (LIMIT, SCALE, HEAL)}
 """Those that fill gigabytes: only when they are asked for by name."""
+WAYS = {
+    benchmark.name: benchmark
+    for benchmark in (delivery.LINE, delivery.LONG_LINE, delivery.LOOPBACK, push_beside.BESIDE)
+}
+"""The ways to deliver, minutes each: only when they are asked for by name, too."""
+
+_BY_NAME_ONLY = LONG | WAYS
 
 _OUT = Path(__file__).parent / "out"
 _ROUNDS = 5
@@ -42,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="work-", dir=_OUT) as work:
         facts = machine.facts(Path(work))
         for name in options.only or BENCHMARKS:
-            benchmark = (BENCHMARKS | LONG)[name]
+            benchmark = (BENCHMARKS | _BY_NAME_ONLY)[name]
             size = benchmark.quick if options.quick else benchmark.normal
             if options.size:
                 size = Size(options.size)
@@ -57,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--only", action="append", choices=[*BENCHMARKS, *LONG], metavar="NAME",
-        help=f"only this benchmark ({', '.join([*BENCHMARKS, *LONG])}; the last {len(LONG)} run only so); may be given several times",
+        "--only", action="append", choices=[*BENCHMARKS, *_BY_NAME_ONLY], metavar="NAME",
+        help=f"only this benchmark ({', '.join([*BENCHMARKS, *_BY_NAME_ONLY])}; the last {len(_BY_NAME_ONLY)} run only so); may be given several times",
     )  # fmt: skip
     parser.add_argument(
         "--rounds", type=_positive, metavar="N", help=f"default {_ROUNDS}, quick {_QUICK_ROUNDS}"

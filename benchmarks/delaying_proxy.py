@@ -44,7 +44,7 @@ class _Way(asyncio.Protocol):
         if len(self._queue) == 1 and self.out is not None:
             self._deliver()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         if not self._ended:
             self.data_received(b"")  # by which the end is known
 
@@ -78,9 +78,7 @@ class _Client(_Way):
 
     async def _connect(self) -> None:
         try:
-            _, server = await self._loop.create_connection(
-                lambda: _Way(self._delay), "127.0.0.1", self._port
-            )
+            _, server = await self._loop.create_connection(lambda: _Way(self._delay), "127.0.0.1", self._port)
         except OSError:
             self.end()
             return

@@ -56,23 +56,23 @@ class Server(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Counting:
+class CountingServer:
+    """The counting server."""
+
     child: Child
     port: int
     options: dict[str, object] = field(default_factory=dict)
 
     def finish(self) -> Tally:
         tally = self.child.finish()
-        return Tally(
-            tally["messages"], tally["cpu_seconds"], tally["received_bytes"] + tally["sent_bytes"]
-        )
+        return Tally(tally["messages"], tally["cpu_seconds"], tally["received_bytes"] + tally["sent_bytes"])
 
 
 @contextmanager
 def counting(_directory: Path, *more: str) -> Iterator[Server]:
     """The counting server."""
     with start([sys.executable, "-m", "benchmarks.counting_server", *more]) as child:
-        yield _Counting(child, int(child.hear()))
+        yield CountingServer(child, int(child.hear()))
 
 
 def counting_batches(directory: Path) -> AbstractContextManager[Server]:
@@ -81,7 +81,9 @@ def counting_batches(directory: Path) -> AbstractContextManager[Server]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Collector:
+class CollectorServer:
+    """This repository's collector."""
+
     child: Child
     directory: Path
     port: int
@@ -106,7 +108,7 @@ def collector(directory: Path) -> Iterator[Server]:
     with start([*command, "--first-token-file", str(token), "--min-free-bytes", "0"]) as child:
         port = int(child.hear().rpartition(":")[2])
         child.hear()  # where the token is
-        yield _Collector(child, data, port, {"auth_token": token.read_text().strip()})
+        yield CollectorServer(child, data, port, {"auth_token": token.read_text().strip()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,9 @@ _OVER_A_LINE = (
     Way(_ours("v1, 32 unordered", max_in_flight=32, ordering="none"), 32),
     Way(_ours("v2, in order"), 1000, server=counting_batches),
 )
-_LINE_TITLE = "Drain of a backlog of 1 KB samples over a line of {} ms each way; one stream but where it says so"
+_LINE_TITLE = (
+    "Drain of a backlog of 1 KB samples over a line of {} ms each way; one stream but where it says so"
+)
 LINE = _benchmark("line", _LINE_TITLE.format(50), _OVER_A_LINE, 40, (), 50)
 LONG_LINE = _benchmark("line-200ms", _LINE_TITLE.format(200), _OVER_A_LINE, 20, (), 200)
 

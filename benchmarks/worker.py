@@ -86,14 +86,12 @@ def fill(order: Order, adapter: Any) -> Measurement:
 
 
 def fill_bulk(order: Order, adapter: Any) -> Measurement:
-    """The same, ``BULK`` at once where the adapter can."""
+    """The same, ``BULK`` at once where the adapter can, and all different: what repeats would be nothing to a batch's compression."""
     push_all = adapter.open_bulk_writer(order.directory, **order.options)
-    pool = samples(_DIFFERENT_SAMPLES, seed=order.worker)
     _await_go()
     with measured() as measurement:
-        for start in range(0, order.messages, BULK):
-            end = min(start + BULK, order.messages)
-            push_all([pool[index % _DIFFERENT_SAMPLES] for index in range(start, end)])
+        for begin in range(0, order.messages, BULK):
+            push_all(samples(min(BULK, order.messages - begin), seed=begin))
     measurement.messages = order.messages
     return measurement
 

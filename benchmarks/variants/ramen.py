@@ -35,10 +35,7 @@ def open_bulk_writer(
 
     def push_many(samples: list[dict[str, Any]]) -> None:
         writer.push_many(
-            [
-                ("metrics", kinds[number % streams], "v1", sample)
-                for number, sample in enumerate(samples)
-            ]
+            [("metrics", kinds[number % streams], "v1", sample) for number, sample in enumerate(samples)]
         )
 
     return push_many if hasattr(writer, "push_many") else push_all

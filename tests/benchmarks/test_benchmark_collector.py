@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 SLOW_DISK = pytest.param(collector.SLOW_DISK, marks=pytest.mark.system)
 
 
-@pytest.mark.parametrize("benchmark", [collector.HERE, collector.BATCHES, SLOW_DISK], ids=lambda benchmark: benchmark.name)
+@pytest.mark.parametrize(
+    "benchmark", [collector.HERE, collector.BATCHES, SLOW_DISK], ids=lambda benchmark: benchmark.name
+)
 def test_a_tiny_run_of_both_servers_works(benchmark: Benchmark, tmp_path: Path) -> None:
     result = run(benchmark, rounds=1, size=Size(80), work=tmp_path, say=lambda _: None)
     assert result.failures == {}

@@ -116,6 +116,22 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert ratio(fast, [], "rate") is None
 
 
+def test_a_figure_that_one_side_lacks_is_not_compared() -> None:
+    assert ratio([{"rate": 4.0}], [{"rate": 2.0, "bytes": 1.0}], "bytes") is None
+    assert ratio([{"rate": 4.0, "bytes": 1.0}], [{"rate": 2.0}], "bytes") is None
+
+
+def test_further_columns_are_compared_as_the_headline_is(tmp_path: Path) -> None:
+    benchmark, _ = scripted({"a": [1000], "b": [5]})
+    result = run(replace(benchmark, further=("worst",)), rounds=1, size=TINY, work=tmp_path, say=quiet)
+    lines = [line for line in as_markdown({}, [result]).splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    assert table[0][-2:] == ["/ a", "worst / a"]
+    assert table[3][-2:] == ["0.0050 (0.0050..0.0050)"] * 2
+    variants = as_json({}, [result])["benchmarks"]["scripted"]["variants"]
+    assert variants["b"]["further"]["worst"]["a"]["median"] == 0.005
+
+
 def test_variants_take_turns_in_fresh_directories_that_are_removed(tmp_path: Path) -> None:
     benchmark, turns = scripted({"a": [1, 2], "b": [3, 4], "c": [5, 6]})
     result = run(benchmark, rounds=2, size=TINY, work=tmp_path, say=quiet)
@@ -189,9 +205,12 @@ def test_the_counting_server_takes_requests_apart_wherever_they_are_cut() -> Non
     second = b"POST /a?reqid=2 HTTP/1.1\r\nContent-Length:2\r\n\r\n{}"
     stream = first + second
     for cut in range(len(stream) + 1):
-        targets, rest = split_requests(stream[:cut])
+        requests, rest = split_requests(stream[:cut])
         more, rest = split_requests(rest + stream[cut:])
-        assert targets + more == [b"/a?reqid=1", b"/a?reqid=2"]
+        assert [(target, body) for target, _, body in requests + more] == [
+            (b"/a?reqid=1", b"\r\n\r\n!"),
+            (b"/a?reqid=2", b"{}"),
+        ]
         assert rest == b""
 
 
