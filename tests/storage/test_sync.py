@@ -27,7 +27,7 @@ from queues import (
 )
 
 from infi.ramen_client.errors import DurabilityError, QueueError
-from infi.ramen_client.storage import _mending, _sync
+from infi.ramen_client.storage import _files, _mending, _sync
 from infi.ramen_client.storage._database import Kind
 
 if TYPE_CHECKING:
@@ -344,3 +344,32 @@ def test_no_descriptor_is_left_over_a_fork_nor_after_the_queue(tmp_path: Path) -
     queue.close()
     del queue
     assert open_files() == []
+
+
+def test_a_queue_is_ready_only_when_every_name_on_the_way_to_it_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that another program made, which was killed, or met a disk error, before it synced them."""
+    directory = tmp_path / "made" / "queue"
+    directory.mkdir(parents=True)
+    failing = {tmp_path}
+    synced = set()
+    really = _files.sync_directory
+
+    def sync(directory: Path) -> None:
+        if directory in failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        synced.add(directory)
+        really(directory)
+
+    monkeypatch.setattr(_files, "sync_directory", sync)
+    for _ in range(2):
+        with pytest.raises(QueueError, match="Input/output error"):
+            make_queue(directory)
+    failing.clear()
+    synced.clear()
+    make_queue(directory)
+    assert synced >= {directory, directory.parent, tmp_path}
+    synced.clear()
+    make_queue(directory)
+    assert synced == set()

@@ -63,7 +63,8 @@ def look_into(directory: Path) -> Contents:
     """Open a queue that nobody else has open, check it, and return what is in it."""
     queue = make_queue(directory)
     try:
-        assert queue.check() == []
+        problems = queue.check()
+        assert problems == []
         in_flight = _reqids(
             queue.path, "SELECT group_concat(reqid, ' ') FROM message JOIN flight USING (position)"
         )

@@ -2,8 +2,9 @@
 
 Run as a program, ``python queue_load.py JSON``, with a ``Load`` as JSON. It forks one process for each writer and one for the
 reader, says ``ready`` when all of them are about to open the queue, and lets them go when a line comes in; then it says ``started``,
-role and process id of each. With ``restart`` it puts a new process, which it names as well, in the place of each that dies. At the end of its standard input it asks the writers to stop, ends the
-reader, and ends when all of them have ended. It must lead a session of its own, which is also the way to kill all at once.
+role and process id of each. A line with a role kills that process. With ``restart`` it puts a new process, which it names as well, in the
+place of each that dies. At the end of its standard input it asks the writers to stop, ends the reader, and ends when all of them have
+ended. It must lead a session of its own, which is also the way to kill all at once.
 
 Each thread of a writer keeps a record, a file of its own in ``records``, one line for each event and always in this order:
 
@@ -34,7 +35,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -234,11 +235,14 @@ class Stage:
         for role in self._load.roles:
             self._start(role, curtain, lift)
         print("ready", flush=True)
-        sys.stdin.readline()
+        lines = _lines_or_pauses()
+        next(line for line in lines if line is not None)
         os.close(lift)
         for pid, role in self._roles.items():
             _say_started(role, pid)
-        while not select.select([sys.stdin], [], [], _LOOK_FOR_DEAD_SECONDS)[0]:
+        for line in lines:
+            if line is not None:
+                self._kill(line)
             if self._load.restart:
                 self._restart_dead()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -261,12 +265,32 @@ class Stage:
             os._exit(0)
         self._roles[pid] = role
 
+    def _kill(self, role: str) -> None:
+        """Nobody but a parent that has not yet waited for its child knows whose number it is."""
+        for pid, its_role in self._roles.items():
+            if its_role == role:
+                os.kill(pid, signal.SIGKILL)
+
     def _restart_dead(self) -> None:
         for pid, role in list(self._roles.items()):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 del self._roles[pid]
                 self._start(role)
                 _say_started(role, next(reversed(self._roles)))
+
+
+def _lines_or_pauses() -> Iterator[str | None]:
+    """The lines of the standard input to its end; None now and then, while none comes."""
+    begun = b""
+    while True:
+        if not select.select([0], [], [], _LOOK_FOR_DEAD_SECONDS)[0]:
+            yield None
+            continue
+        read = os.read(0, 1000)
+        if not read:
+            return
+        *lines, begun = (begun + read).split(b"\n")
+        yield from (line.decode() for line in lines)
 
 
 def _say_started(role: str, pid: int) -> None:
@@ -302,9 +326,10 @@ def at_work(
         process.stdin.flush()
         yield process
     finally:
-        with suppress(ProcessLookupError):  # it has ended, and all its processes
+        # Else it has ended, with all its processes, and its number may be another's.
+        if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            process.wait()
         process.stdout.read()  # ends when the last of them has
         process.stdout.close()
         process.stdin.close()

@@ -192,14 +192,12 @@ def test_no_cut_takes_an_acknowledged_push_away_while_the_queue_is_trimmed(
     assert simulation.lost_in == []
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
+@each_form
 def test_no_cut_takes_an_acknowledged_push_away_after_syncs_that_failed(
-    tmp_path: Path, chance: random.Random
+    tmp_path: Path, chance: random.Random, form: dict[str, int]
 ) -> None:
-    """Known to fail in about half of its runs: see "Syncs" in docs/design/queue-file.md."""
     simulation = Simulation(tmp_path, chance)
-    simulation.run(**LONG, failing=300)
+    simulation.run(**form, failing=300)
     assert simulation.lost_in == []
     assert simulation.of_unknown_outcome
 

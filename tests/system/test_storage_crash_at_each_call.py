@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from queues import (
+    activate,
     assert_sound,
     drain,
     make_1x_file,
     make_queue,
     push,
     query,
+    settlement,
     start,
 )
+
+from infi.ramen_client.storage import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +109,37 @@ reader = activate(queue)
 settle_all(reader)
 while reader.tidy():
     pass
+reader.close()
+"""
+
+
+BATCHES = """
+from infi.ramen_client.storage._database import Kind
+
+def say(what, batch):
+    print(what, batch.lane, batch.number, batch.digest, flush=True)
+
+queue = make_queue(sys.argv[1], durable=True)
+reader = activate(queue)
+for round_number in range(4):
+    print(*push(queue, 5), sep="\\n", flush=True)
+    ahead = reader.look_ahead(5, GIB).messages
+    leased = reader.lease(ahead[3:])
+    digest = ",".join(message.reqid for message in ahead[:3])
+    batch = reader.batches.freeze(ahead[:3], lane=f"lane{round_number % 2}", origin=ORIGIN, digest=digest)
+    assert len(batch.members) == 3
+    say("frozen", batch)
+    reader.settle([settlement(message, Fate.ACCEPTED) for message in leased[:1]])
+    reader.release(leased[1:])
+    fate = Fate.DEAD if round_number == 1 else Fate.ACCEPTED
+    if round_number == 2:
+        reader.batches.dissolve(batch, maybe_twice=True, end_lane=True)
+    else:
+        reader.settle([settlement(message, fate) for message in batch.members[:2]], batch=batch)
+    say("ended", batch)
+    queue.database.checkpoint(Kind.NORMAL)
+print(*push(queue, 2), sep="\\n", flush=True)
+assert len(reader.lease(reader.look_ahead(2, GIB).messages)) == 2
 reader.close()
 """
 
@@ -227,3 +262,38 @@ def test_giving_space_back(tmp_path: Path, call: str, most_points: int) -> None:
         assert_sound(queue)
 
     crash_everywhere(tmp_path, call, SPACE, nothing, check, most_points)
+
+
+@pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
+def test_batches_are_frozen_and_settled_and_messages_leased(
+    tmp_path: Path, call: str, most_points: int
+) -> None:
+    def check(directory: Path, said: list[str]) -> None:
+        acknowledged = [line for line in said if " " not in line]
+        steps = [line.split() for line in said if " " in line]
+        queue = make_queue(directory, durable=True)
+        assert_sound(queue)
+        reader = activate(queue)
+        found = reader.batches.load(lambda members: ",".join(message.reqid for message in members))
+        there = [[batch.lane, str(batch.number), batch.digest] for batch in found]
+        assert there == frozen_on_disk(steps, there)
+        for batch in found:
+            reader.settle([settlement(message, Fate.ACCEPTED) for message in batch.members], batch=batch)
+        reader.close()
+        assert_sound(queue)
+        drain(queue)
+        assert_sound(queue)
+        books = queue.books()
+        assert books.accepted + books.dead == books.pushed
+        assert len(acknowledged) <= books.pushed <= len(acknowledged) + 5
+
+    crash_everywhere(tmp_path, call, BATCHES, nothing, check, most_points)
+
+
+def frozen_on_disk(steps: list[list[str]], there: list[list[str]]) -> list[list[str]]:
+    """What must lie frozen where these steps were heard of: the step that was under way is done, as ``there`` says, or not."""
+    if steps and steps[-1][0] == "frozen":
+        return there and [steps[-1][1:]]  # its end may have been committed
+    numbers = {(lane, number) for _, lane, number, _ in steps}
+    assert all((lane, number) not in numbers for lane, number, _ in there)
+    return there[:1]  # the next one may have been frozen

@@ -114,9 +114,10 @@ class Company:
             return self._pids.get(role)
 
     def kill(self, role: str) -> None:
-        """SIGKILL; a process that was just killed and not yet replaced does as well."""
-        with self._lock, suppress(ProcessLookupError):
-            os.kill(self._pids[role], signal.SIGKILL)
+        """Have its parent kill it; one that was just killed and not yet replaced does as well."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{role}\n")
+        self._process.stdin.flush()
 
     def kill_all(self) -> None:
         """At one moment, and nobody is started again."""
