@@ -22,7 +22,7 @@ lint: $(READY)   ## Style, types and the floors of the house
 	$(BIN)/lint-imports
 
 test: lint       ## The default suite: no root, nothing installed outside .venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-system: $(READY)  ## The rest: root, and programs installed from the operating system's packages
 	tests/system/install

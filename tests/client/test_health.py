@@ -64,7 +64,7 @@ def status(
             "delivery": delivery,
             "reader": replace(RUNNING, state=state),
             "rules": (),
-        "waiting_streams": (),
+            "waiting_streams": (),
             "dead_letters": 0,
             "dead_letter_bytes": 0,
             "last_1x_push_at_ms": None,

@@ -371,7 +371,9 @@ def test_the_pauses_after_faults_grow(bench: Bench, monkeypatch: pytest.MonkeyPa
 # Pacing
 
 
-def test_the_pauses_grow_while_it_fails_and_start_anew_when_all_has_been_well_for_a_while(bench: Bench) -> None:
+def test_the_pauses_grow_while_it_fails_and_start_anew_when_all_has_been_well_for_a_while(
+    bench: Bench,
+) -> None:
     bench.push(4)
     courier = bench.courier()
     pauses = []
@@ -407,3 +409,32 @@ def test_a_wall_clock_that_was_set_back_holds_nobody_up_for_longer_than_an_hour(
     assert bench.courier().pause_left() == 3600
     monkeypatch.setattr(module, "now_ms", lambda: wall + 10**10)
     assert bench.courier().pause_left() == 0
+
+
+def test_a_stream_whose_only_message_was_given_up_waits_no_more(bench: Bench) -> None:
+    bench.config.max_in_flight = 2
+    bench.config.max_attempts = 2
+    courier = bench.courier()
+    bench.writer.push("metrics", "refused", "v1", {})
+    for _ in range(6):
+        bench.writer.push("metrics", "taken", "v1", {})
+        bench.now += 61
+        courier.start()
+        for tag in list(courier._flying):
+            url = bench.transport.requests[bench.transport.tags.index(tag)].url
+            outcome = answer(429, "TOO_MANY_REQUESTS") if ".refused." in url else ACCEPTED
+            bench.transport.acts.append(lambda _tag, tag=tag, outcome=outcome: [(tag, outcome)])
+            courier.wait(60)
+    assert bench.queue.books().dead == 1
+    assert bench.active.waiting_streams() == []
+
+
+def test_after_five_unexplained_refusals_the_whole_backlog_still_goes_out_in_order(bench: Bench) -> None:
+    pushed = bench.push(10)
+    bench.transport.then(*[answer(400)] * 5)
+    courier = bench.courier()
+    while not courier.is_idle:
+        one(courier)
+        bench.now += 61
+    assert bench.transport.reqids()[5:] == pushed
+    assert bench.queue.books().accepted == 10

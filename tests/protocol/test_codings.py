@@ -60,7 +60,7 @@ def test_a_reframed_stream_is_gzip_to_any_reader(plain: bytes) -> None:
     assert decode_body(reframed(plain), "gzip", max_bytes=len(plain)) == plain
 
 
-@pytest.mark.parametrize("stream", [b"", b"\x78", b"\x78\x9c", b"\x78\x9c\x00\x00\x00", PLAIN, gzip.compress(PLAIN), b"\x78\xbb" + b"x" * 20])  # fmt: skip
+@pytest.mark.parametrize("stream", [b"", b"\x78", b"\x78\x9c", b"\x78\x9c\x00\x00\x00", PLAIN, gzip.compress(PLAIN, mtime=0), b"\x78\xbb" + b"x" * 20])  # fmt: skip
 def test_what_is_no_zlib_stream_cannot_be_reframed(stream: bytes) -> None:
     with pytest.raises(CodingError, match="not a zlib stream"):
         gzip_from_zlib(stream, plain_crc32=0, plain_length=0)
@@ -237,7 +237,7 @@ def test_any_body_is_decoded_within_its_limit_or_refused(body: bytes, label: str
         ("gz\u0131p", {"identity"}),
         ("gzip" + "," * 2000, {"identity"}),
     ],
-    ids=lambda value: str(value)[:30],
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value)[:30],
 )
 def test_accept_encoding_names_the_codings_with_a_weight(header: str, accepted: set[str]) -> None:
     assert accepted_codings(header) == accepted

@@ -1,8 +1,6 @@
-"""Memory of a real collector process: bombs of 10 GB, bodies without an end, many large messages at once."""
+"""Memory of a real collector process: bombs of 10 GB, bodies without an end (many large messages at once: tests/system)."""
 
 import os
-import threading
-import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +10,7 @@ from hard_kit import CollectorProcess
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from wire_kit import Wire, code, request
+from wire_kit import Wire, code, packed, post_at_once, request
 
 from infi.ramen_protocol import BodyTooLarge, CodingError, decode_body
 from infi.ramen_server.admission import is_json
@@ -66,26 +64,6 @@ def cpu_seconds(collector):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def packed(body, reqid):
-    return reqid, body, b"Content-Encoding: gzip\r\n"
-
-
-def post_at_once(collector, messages):
-    """Post each over a connection of its own; returns the statuses."""
-    statuses = []
-
-    def post(reqid, body, headers):
-        with Wire(collector) as wire:
-            statuses.append(wire.post(reqid, body, headers).status)
-
-    threads = [threading.Thread(target=post, args=message) for message in messages]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return sorted(statuses)
-
-
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_of_10_gb_is_refused_early_in_little_memory(collector, name):
     make, label, status = BOMBS[name]
@@ -112,26 +90,6 @@ def test_bombs_at_once_stay_within_the_memory_for_bodies_and_hold_up_nobody(coll
     assert collector.memory("VmHWM") < 400 * MIB
     with Wire(collector) as wire:
         assert wire.post("after-many").status == 202
-
-
-def test_large_messages_at_once_take_what_the_design_says_and_give_it_back(tmp_path):
-    """At most ``max_memory_bytes``, and what SQLite's check and SQLite's commit need beside it."""
-    text = b'"' + b"x" * (MAX - 2) + b'"'
-    numbers = b"[" + b"1," * (MAX // 2 - 2) + b"1]"
-    with CollectorProcess(tmp_path / "data") as collector:
-        for payload in (text, numbers):
-            body = zlib.compress(payload, 1)
-            messages = [packed(body, f"large-{payload[1]}-{number}") for number in range(8)]
-            statuses = post_at_once(collector, messages)
-            assert set(statuses) <= {202, 503}
-            assert 202 in statuses
-        assert collector.memory("VmHWM") < 800 * MIB
-        deadline = time.monotonic() + 20
-        while (left := collector.memory("VmRSS")) > 95 * MIB:
-            assert time.monotonic() < deadline, (
-                f"{left // MIB} MiB: a thread keeps a payload that it is done with"
-            )
-            time.sleep(0.01)
 
 
 def test_bodies_without_an_end_are_cut_off_at_their_bound(collector):

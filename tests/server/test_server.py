@@ -269,7 +269,7 @@ def test_killed_in_the_middle_of_load_it_has_each_answered_message_once(director
         finally:
             connection.close()
 
-    for round_number in range(8):
+    for round_number in range(5):
         process = Process(directory, port)
         token, port = (process.token if token is None else token), process.port
         enough = (len(answered) + dice.randint(1, 150), threading.Event())

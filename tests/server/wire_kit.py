@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 from collections import namedtuple
 
 from collector_kit import target
@@ -79,3 +80,23 @@ def request(token, reqid, body=b"{}", headers=b"", path=None):
 
 def code(answer):
     return json.loads(answer.body)["code"]
+
+
+def packed(body, reqid):
+    return reqid, body, b"Content-Encoding: gzip\r\n"
+
+
+def post_at_once(collector, messages):
+    """Post each over a connection of its own; returns the statuses."""
+    statuses = []
+
+    def post(reqid, body, headers):
+        with Wire(collector) as wire:
+            statuses.append(wire.post(reqid, body, headers).status)
+
+    threads = [threading.Thread(target=post, args=message) for message in messages]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return sorted(statuses)

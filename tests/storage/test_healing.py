@@ -20,7 +20,7 @@ from queues import (
     start,
 )
 
-from infi.ramen_client.errors import QueueGone, QueueUnusable
+from infi.ramen_client.errors import QueueError, QueueGone, QueueUnusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,6 +255,48 @@ os.kill(os.getpid(), 9)
     assert delivered == model[1]
     assert queue.books().damaged == 0
     assert queue.books().pushed == MESSAGES + 4
+
+
+def test_a_disk_that_is_full_while_rows_are_carried_costs_none_of_them(
+    hurt: Path, model: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infi.ramen_client.storage import _carry
+
+    header_gone(hurt)
+    monkeypatch.setattr(_carry, "_STEP_ROWS", 20)
+    queue = make_queue(hurt.parent)
+    carrier = _carry.Carrier(queue.database)
+    assert carrier.step()
+    progress = _carry.sql.SALVAGE_PROGRESS
+    monkeypatch.setattr(_carry.sql, "SALVAGE_PROGRESS", "INSERT INTO no_such_table VALUES (?, ?, ?)")
+    with pytest.raises(QueueError):  # at the end of the step, as a commit on a full disk
+        carrier.step()
+    monkeypatch.setattr(_carry.sql, "SALVAGE_PROGRESS", progress)
+    while carrier.step():
+        pass
+    assert deliver(queue) == model[1]
+    assert (queue.books().damaged, queue.books().pushed) == (0, MESSAGES)
+    assert_sound(queue)
+
+
+def test_who_is_killed_before_a_salvaged_file_has_its_new_name_leaves_books_that_are_entered_once(
+    hurt: Path, model: tuple[Path, list[str]]
+) -> None:
+    header_gone(hurt)
+    code = """
+from infi.ramen_client.storage import _carry
+_carry.finish_aside = lambda *_: os.kill(os.getpid(), 9)
+carrier = _carry.Carrier(make_queue(sys.argv[1]).database)
+while carrier.step():
+    pass
+"""
+    killed = start(code, hurt.parent)
+    assert killed.wait(60) == -9
+    killed.communicate()
+    queue = make_queue(hurt.parent)
+    assert deliver(queue) == model[1]
+    assert (queue.books().damaged, queue.books().pushed) == (0, MESSAGES)
+    assert_sound(queue)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])

@@ -532,7 +532,7 @@ def _rows_on(path: Path, number: int) -> int:
 KEYS = sorted(set(Books.__dataclass_fields__) - {"waiting", "dead", "removed_by_1x", "maybe_twice"})
 
 TestQueueAgainstItsModel = QueueMachine.TestCase
-TestQueueAgainstItsModel.settings = settings(max_examples=25, stateful_step_count=50, deadline=None)
+TestQueueAgainstItsModel.settings = settings(max_examples=15, stateful_step_count=50, deadline=None)
 
 
 class QueueMachineForLong(QueueMachine):

@@ -94,10 +94,13 @@ class Batcher:
     def limits(self, offer: BatchOffer, learned_bytes: int | None) -> tuple[int, int]:
         """How many messages and plain bytes the next batch may take."""
         most_bytes = min(offer.bytes, _MOST_BYTES, offer.bytes if learned_bytes is None else learned_bytes)
-        most_messages = offer.messages
-        if self._suspects:
-            most_messages = min(most_messages, max(1, len(self._suspects) // 2))
-        return most_messages, max(1, most_bytes - most_messages * _RECORD_OVERHEAD_BYTES)
+        return offer.messages, max(1, most_bytes - offer.messages * _RECORD_OVERHEAD_BYTES)
+
+    def portion(self, messages: list[StoredMessage]) -> list[StoredMessage]:
+        """The first of these that may go in one batch: fewer where some are under suspicion."""
+        if self._suspects.isdisjoint(message.position for message in messages):
+            return messages
+        return messages[: max(1, len(self._suspects) // 2)]
 
     def freeze(self, messages: Sequence[StoredMessage]) -> tuple[Sending | None, list[StoredMessage]]:
         """Freeze messages as a batch; None when one is not in the queue any more.

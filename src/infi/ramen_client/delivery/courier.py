@@ -259,7 +259,9 @@ class Courier:
                     with suppress(AuthenticationError):
                         step = self.wait(_LAST_ANSWER_SECONDS / 2) or step
         finally:
-            for tag in self._flying:
+            for tag, flight in self._flying.items():
+                if not isinstance(flight.cargo, Sending):
+                    self._reader.unsettled.add(flight.cargo.position)
                 with suppress(RuntimeError):  # the transport is closed
                     self._transport.cancel(tag)
             self._flying.clear()
@@ -294,7 +296,9 @@ class Courier:
             self._look_for(most_messages, max(_AHEAD_MESSAGES, most_messages), most_bytes)
             wanted = self._without_blacklisted(self._lines.take(most_messages, most_bytes))
             if wanted:
-                wanted = self._batches.for_batch(wanted)
+                portion = self._batcher.portion(wanted)
+                self._effects.keep(wanted[len(portion) :])
+                wanted = self._batches.for_batch(portion)
                 if not wanted:
                     return self._start_single(_AHEAD_MESSAGES)
             if wanted:

@@ -60,9 +60,7 @@ class Effects:
     token_refusals: list[str] = field(default_factory=list)
 
     def recall(self) -> None:
-        """Take up what an earlier reader left: messages of unknown outcome, and streams that were told to wait."""
-        # Held on, so that none is trimmed although the server may have it.
-        self.reader.unsettled.update(self.reader.left_leases())
+        """Let streams wait on that an earlier reader was told to let wait."""
         if self.lines.are_one:
             return
         for waits in self.reader.waiting_streams():

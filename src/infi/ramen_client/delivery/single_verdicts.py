@@ -40,6 +40,10 @@ class SingleVerdicts:
         judgement = judge(outcome, flight.headers)
         if judgement.explained or outcome.status == _UNSUPPORTED_MEDIA_TYPE:
             self._effects.standing.hear(outcome.headers)
+        if not judgement.explained or outcome.status >= _FIRST_SERVER_ERROR:
+            self._effects.reader.unsettled.add(
+                message.position
+            )  # nothing was said about it: it may have been stored
         match judgement.verdict:
             case Verdict.ACCEPTED:
                 self._effects.ledger.hold(message, Fate.ACCEPTED)
@@ -59,8 +63,6 @@ class SingleVerdicts:
                 came = say_answer(outcome.status, judgement)
                 return self._effects.unauthorised(came, outcome.status, flight, retry_after_of(judgement))
             case Verdict.RETRY:
-                if outcome.status >= _FIRST_SERVER_ERROR:
-                    self._effects.reader.unsettled.add(message.position)
                 return self._held_up(message, flight, outcome.status, judgement)
 
     def _rejected(

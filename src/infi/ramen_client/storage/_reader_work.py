@@ -36,7 +36,8 @@ class ReaderWork:
         self.frontier = Frontier()
         """How far has been looked for messages: what was carried over lies behind it."""
         self.unsettled: set[int] = set()
-        """Positions of messages that were sent by themselves and whose outcome is not known: their leases outlive the reader."""
+        """Positions of messages that were sent by themselves and whose outcome is not known: their leases outlive the reader. Those
+        that an earlier reader left are among them as soon as this one has begun."""
         self._carrier = Carrier(queue.database)
         self._carried_into = (
             0  # of how many files of this queue it is known that nothing is to be carried into them
@@ -73,6 +74,8 @@ class ReaderWork:
         self.database.check_head(connection.execute(sql.HEAD).get)
         if not self.has_begun:
             connection.execute(sql.READER_STARTED, (os.getpid(), now_ms))
+            # Held on, so that none is trimmed although the server may have it.
+            self.unsettled.update(position for (position,) in connection.execute(sql.LEASES))
             self.void_leases(connection)
             connection.execute(sql.FORGET_ATTEMPTS)
             self.has_begun = True

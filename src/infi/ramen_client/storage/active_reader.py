@@ -241,12 +241,6 @@ class ActiveReader:
         return self._work.unsettled
 
     @healing
-    def left_leases(self) -> list[int]:
-        """The positions that an earlier reader held when it ended."""
-        with self._database.connection(Kind.READER) as connection:
-            return [position for (position,) in connection.execute(sql.LEASES)]
-
-    @healing
     def release(self, messages: Iterable[StoredMessage]) -> None:
         """End the leases of messages that stay in the queue."""
         self._work.carry()
