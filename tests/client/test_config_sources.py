@@ -6,7 +6,8 @@ import logging
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 
 from infi.ramen_client._config_sources import MAX_FILE_BYTES, MAX_TOKEN_FILE_BYTES
 from infi.ramen_client.config import QueueReaderConfig, QueueWriterConfig, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WRITER = {"sender": "imx", "system_serial": 1099, "system_version": "3.0.0.1"}
 READER = {**WRITER, "hostname": "127.0.0.1:5000", "auth_token": "good-token"}
@@ -27,6 +31,13 @@ auth_token = "file-t0ken"
 ssl = false
 retry_delay = 0.5
 """
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one: of a long path an error shows the beginning."""
+    with TemporaryDirectory() as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

@@ -29,6 +29,9 @@ def test_every_python_snippet_of_the_readme_runs(number, tmp_path, monkeypatch):
     token_file.write_text("xxxx\n")
     token_file.chmod(0o600)
     monkeypatch.setenv("RAMEN_SSL", "false")
+    for name in ("RAMEN_HOSTNAME", "RAMEN_AUTH_TOKEN_FILE"):  # a snippet sets them, and they shall not stay
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     with RamenServer(token="xxxx") as server:
         code = README_SNIPPETS[number]
         code = code.replace("/var/ramen_client/", str(tmp_path / "queue")).replace(

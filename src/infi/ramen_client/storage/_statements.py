@@ -190,7 +190,7 @@ LOOK_AT_STREAM: Final = (
 )
 FIRST_FREE: Final = (
     f"SELECT position, {_READ_IDENTITY}, {_READ_DATA} FROM message "  # noqa: S608
-    "WHERE position NOT IN (SELECT position FROM flight) ORDER BY position LIMIT 1"
+    "WHERE position NOT IN (SELECT position FROM flight WHERE ?1 OR batch_id IS NOT NULL) ORDER BY position LIMIT 1"
 )
 WAITING_AFTER: Final = (
     "SELECT (SELECT min(position) FROM message WHERE position > ?), (SELECT max(position) FROM message)"

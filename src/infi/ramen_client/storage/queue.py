@@ -48,6 +48,7 @@ from ._settle import bury_damaged, discard_all_dead, raise_dead, settle
 from ._trim import Overflow, SizeLimit, after_push, before_push, live_bytes
 from .books import LAST_POSITION, read_books
 from .checking import check
+from .reader_process import reader_holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -261,22 +262,26 @@ class Queue:
     def _oldest(self, *, take: bool) -> StoredMessage | None:
         database = self.database
         steps: list[Moved] = []
+        # What a reader left behind that is gone is nobody's, but for what is frozen. (Asked before the turn is taken.)
+        reader_lives = reader_holder(database.path) is not None
         with database.transaction(self._kind) as connection:
-            message = self._first(connection, steps)
+            message = self._first(connection, steps, reader_lives=reader_lives)
             if take and message is not None:
                 settle(connection, [Settlement(message, Fate.PURGED)], now_ms=now_ms())
         for moved in steps:
             moved.say_buried(database.path)
         return message
 
-    def _first(self, connection: apsw.Connection, steps: list[Moved]) -> StoredMessage | None:
+    def _first(
+        self, connection: apsw.Connection, steps: list[Moved], *, reader_lives: bool
+    ) -> StoredMessage | None:
         """The first that can be sent; ``steps`` grows by what was done to the 1.x table on the way to it."""
         now = now_ms()
         while True:
             moved = move_inlet(connection, self.meta, self._place.system_version, now_ms=now)
             steps.append(moved)
             damaged = None
-            for row in connection.execute(sql.FIRST_FREE):
+            for row in connection.execute(sql.FIRST_FREE, (reader_lives,)):
                 message = message_of(row)
                 if message is not None:
                     return message
