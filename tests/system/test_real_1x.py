@@ -164,7 +164,7 @@ def test_a_backlog_of_the_real_1x_is_delivered_while_a_real_1x_writer_goes_on_pu
     run_1x: Any, server: RamenServer, fields: dict[str, Any]
 ):
     backlog = leave_backlog(run_1x, fields, "hostile")
-    config = QueueReaderConfig(fields)
+    config = QueueReaderConfig(fields, max_in_flight=1)  # 1.x's order
     one_x = run_1x(GO_ON, fields, "300")
     one_x_ids = [one_x.stdout.readline().strip() for _ in range(20)]
     with QueueWriter(config) as writer, QueueReader(config) as reader:
@@ -202,7 +202,12 @@ def test_2_0_sends_a_backlog_as_the_real_1x_reader_sends_it(
     with RamenServer() as other:
         config = QueueReaderConfig(
             fields
-            | {"queue_dir": str(tmp_path / "copy"), "hostname": other.hostname, "auth_token": other.token}
+            | {
+                "queue_dir": str(tmp_path / "copy"),
+                "hostname": other.hostname,
+                "auth_token": other.token,
+                "max_in_flight": 1,
+            }
         )
         with QueueReader(config) as reader:
             assert reader.run(blocking=False) == 400
@@ -219,7 +224,7 @@ def test_a_real_1x_writer_at_its_size_limit_takes_away_messages_which_the_books_
     """1.x trims and vacuums the file that we have open; what it throws away is counted, and nothing else is missing."""
     server.default = Status(503)
     backlog = leave_backlog(run_1x, fields, "plain")
-    config = QueueReaderConfig(fields)
+    config = QueueReaderConfig(fields, max_in_flight=1)  # 1.x's order
     with QueueWriter(config) as writer, QueueReader(config) as reader:
         one_x = run_1x(GO_ON, fields | {"max_queue_size": 100 * 1024}, "50")
         output = one_x.communicate()[0].split()
@@ -245,7 +250,7 @@ def test_a_real_1x_writer_at_its_size_limit_takes_away_messages_which_the_books_
 def test_a_real_1x_writer_may_push_into_a_file_made_by_2_0(
     run_1x: Any, server: RamenServer, fields: dict[str, Any]
 ):
-    config = QueueReaderConfig(fields)
+    config = QueueReaderConfig(fields, max_in_flight=1)  # 1.x's order
     with QueueWriter(config) as writer, QueueReader(config) as reader:
         writer.push("metrics", "by_2", "v1", {})
         process = run_1x(GO_ON, fields, "10")
