@@ -65,9 +65,10 @@ class Effects:
             return
         for waits in self.reader.waiting_streams():
             left = min(max((waits.retry_at_ms - now_ms()) / 1000, 0.0), MAX_RETRY_AFTER_SECONDS)
-            self.lines.hold(waits.stream, self.monotonic() + left)
-            self.lines.unseen(waits.stream, _BEFORE_ALL)
-            self._heads[waits.stream] = _BEFORE_ALL
+            stream = (waits.category, waits.data_type)
+            self.lines.hold(stream, self.monotonic() + left)
+            self.lines.unseen(stream, _BEFORE_ALL)
+            self._heads[stream] = _BEFORE_ALL
 
     def take_token_refusal(self) -> str | None:
         """Why the token was refused, once."""

@@ -19,7 +19,7 @@ from ._create import Place
 from ._looking import Found, Stream
 from ._rows import DeadLetter, Death, Fate, NewMessage, ReqidOrigin, Settlement, StoredMessage
 from ._trim import Overflow
-from .active_reader import SUSPECT_AFTER, ActiveReader, FailureNote, StreamWait
+from .active_reader import SUSPECT_AFTER, ActiveReader, FailureNote
 from .batches import FrozenBatch
 from .books import Books
 from .checking import check
@@ -77,7 +77,6 @@ __all__ = [
     "StoredMessage",
     "StoredRule",
     "Stream",
-    "StreamWait",
     "WaitingStream",
     "add_rule",
     "bury_head",

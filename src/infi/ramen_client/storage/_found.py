@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from . import _statements as sql
-from ._rows import DeadLetter, StoredMessage, dead_letter_of, message_of, remains_of
+from ._rows import DeadLetter, StoredMessage, dead_letter_of, message_of, remains_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -235,11 +235,11 @@ def _inlet_row(key: int, row: Row, *, is_doubtful: bool) -> FoundRow:
     )
     values = (
         key,
-        None if ts is None else _text(ts),
-        _text(category),
-        _text(data_type),
-        _text(data_version) if isinstance(data_version, bytes) else data_version or 0,
-        None if reqid is None else _text(reqid),
+        None if ts is None else text_of(ts),
+        text_of(category),
+        text_of(data_type),
+        text_of(data_version) if isinstance(data_version, bytes) else data_version or 0,
+        None if reqid is None else text_of(reqid),
         data if isinstance(data, bytes) else b"",
     )
     return FoundRow(INLET, values, is_damaged=not is_sound, is_doubtful=is_doubtful)
@@ -254,7 +254,7 @@ def _small_row(table: str, key: int, row: Row, *, is_doubtful: bool) -> FoundRow
         if kind == "t":
             if not _is_text(value):
                 return None
-            values.append(_text(value))
+            values.append(text_of(value))
         else:
             values.append(key if allowed == "n" else value)
     return FoundRow(table, (*values, *_DEFAULTS[table][len(values) :]), is_doubtful=is_doubtful)
@@ -274,10 +274,6 @@ def _is_text(value: object) -> bool:
         return isinstance(value, bytes) and value.decode() is not None
     except UnicodeDecodeError:
         return False
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else ""
 
 
 def _is_whole_stream(data: bytes) -> bool:

@@ -154,11 +154,11 @@ def remains_of(row: tuple[Any, ...]) -> StoredMessage:
     """Make what can be made of a damaged row, for the dead letters; every column has its type again."""
     position, category, data_type, data_version, system_version, reqid, _origin, pushed_at, *_, data = row
     return StoredMessage(
-        _text(category),
-        _text(data_type),
-        data_version if isinstance(data_version, int) else _text(data_version),
-        _text(system_version),
-        _text(reqid),
+        text_of(category),
+        text_of(data_type),
+        data_version if isinstance(data_version, int) else text_of(data_version),
+        text_of(system_version),
+        text_of(reqid),
         ReqidOrigin.CALLER,
         pushed_at if isinstance(pushed_at, int) else 0,
         UNSENDABLE,
@@ -172,9 +172,10 @@ def dead_letter_of(row: tuple[Any, ...]) -> DeadLetter:
     """Build a dead letter from a row as the statements read it: that of its message, when it died, and its death."""
     *columns, died_at, reason, status, code, details = row
     message = message_of(tuple(columns)) or remains_of(tuple(columns))
-    death = Death(_text(reason), _text(details), status, None if code is None else _text(code))
+    death = Death(text_of(reason), text_of(details), status, None if code is None else text_of(code))
     return DeadLetter(message, died_at, death)
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """The text that a statement read as bytes; what is no UTF-8 in it, or no text at all, is replaced."""
     return value.decode(errors="replace") if isinstance(value, bytes) else ""

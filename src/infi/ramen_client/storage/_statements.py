@@ -307,11 +307,6 @@ COUNT_MEMBERS: Final = (
 COUNT_MAYBE_TWICE: Final = "UPDATE book SET maybe_twice = maybe_twice + ? WHERE id = 1"
 
 # Streams that wait, and their heads
-READ_STREAMS: Final = (
-    "SELECT CAST(category AS BLOB), CAST(data_type AS BLOB), CAST(waiting_since AS INTEGER), CAST(retry_at AS INTEGER), "
-    "CAST(last_error AS BLOB) FROM stream "
-    "ORDER BY waiting_since"
-)
 WAITING_STREAMS: Final = (
     "SELECT CAST(category AS BLOB), CAST(data_type AS BLOB), CAST(waiting_since AS INTEGER), CAST(retry_at AS INTEGER), "
     "CAST(last_error AS BLOB), (SELECT coalesce(max(CAST(attempts AS INTEGER)), 0) FROM attempt CROSS JOIN message USING (position) "

@@ -34,6 +34,7 @@ from .batches import FrozenBatch, FrozenBatches, end_batch
 from .queue import now_ms
 from .repairing import mend
 from .server_facts import ServerFacts, read_server, save_server
+from .streams import WaitingStream, read_waiting_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -53,6 +54,9 @@ _CLAIM_SHARE = 8
 _SPARE_PAGES = 256
 """1 MiB of free pages stays in the file, since a queue that just drained is about to be filled again."""
 
+_MOST_STREAMS = 10_000
+"""More would be told to wait once more."""
+
 _SUCCESS_EVERY_MS = 1000
 """How often "last success" is brought up to date while all goes well."""
 
@@ -64,16 +68,6 @@ class FailureNote:
     text: str
     status: int | None
     retry_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamWait:
-    """A stream that was told to wait, apart from the others. Times are milliseconds since the epoch."""
-
-    stream: Stream
-    since_ms: int
-    retry_at_ms: int
-    last_error: str
 
 
 class ActiveReader:
@@ -392,13 +386,10 @@ class ActiveReader:
     # Streams that wait
 
     @healing
-    def waiting_streams(self) -> list[StreamWait]:
+    def waiting_streams(self) -> list[WaitingStream]:
         """The streams that were told to wait when the last reader wrote it down."""
         with self._database.connection(Kind.READER) as connection:
-            return [
-                StreamWait((_text(category), _text(data_type)), since, retry_at, _text(error))
-                for category, data_type, since, retry_at, error in connection.execute(sql.READ_STREAMS)
-            ]
+            return list(read_waiting_streams(connection, _MOST_STREAMS))
 
     @healing
     def note_waiting_stream(self, message: StoredMessage, note: FailureNote) -> int:
@@ -453,7 +444,3 @@ class ActiveReader:
         mend(self._database)
         self._tidied = True
         return False
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else ""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from . import _statements as sql
 from ._database import Kind
 from ._heal import healing
-from ._rows import StoredMessage, message_of
+from ._rows import StoredMessage, message_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,9 +85,9 @@ class FrozenBatches:
                     if (message := message_of(row)) is not None
                 ]
                 is_whole = (
-                    framing == FRAMING and len(members) == messages and digest_of(members) == _text(digest)
+                    framing == FRAMING and len(members) == messages and digest_of(members) == text_of(digest)
                 )
-                batch = FrozenBatch(batch_id, _text(lane), number, _text(digest), tuple(members))
+                batch = FrozenBatch(batch_id, text_of(lane), number, text_of(digest), tuple(members))
                 (whole if is_whole else broken).append(batch)
         for batch in broken:
             self.dissolve(batch, maybe_twice=True, end_lane=True)
@@ -100,7 +100,7 @@ class FrozenBatches:
         with self.database.transaction(Kind.READER) as connection:
             self._work.begin(connection, now_ms=self._now_ms())
             connection.execute(sql.FORGET_OTHER_LANES, (origin,))
-            return [_text(lane) for (lane,) in connection.execute(sql.READ_LANES, (origin,))]
+            return [text_of(lane) for (lane,) in connection.execute(sql.READ_LANES, (origin,))]
 
     @healing
     def freeze(
@@ -163,7 +163,3 @@ def end_batch(connection: apsw.Connection, batch_id: int) -> None:
     """Take the batch away, in a running transaction; members that are still in the queue are free again."""
     connection.execute(sql.END_MEMBERS, (batch_id,))
     connection.execute(sql.END_BATCH, (batch_id,))
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else ""

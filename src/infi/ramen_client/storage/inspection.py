@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from ._database import Database
 
 
+_MOST_STREAMS = 100
+"""So many of those that wait are shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReaderRecord:
     """What the active reader wrote down. Times are milliseconds since the epoch; None: never, or not so."""
@@ -92,7 +96,7 @@ def take_snapshot(database: Database, meta: Meta) -> Snapshot:
                 _reader_record(connection),
                 next((ServerRecord(*row) for row in connection.execute(sql.LATEST_SERVER)), None),
                 tuple(read_rules(connection)),
-                read_waiting_streams(connection),
+                read_waiting_streams(connection, _MOST_STREAMS),
             )
         finally:
             connection.execute(sql.ROLLBACK)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from . import _statements as sql
 from ._database import Kind
-from ._rows import Fate, Settlement, message_of
+from ._rows import Fate, Settlement, message_of, text_of
 from ._settle import settle
 from .queue import now_ms
 from .reader_process import reader_holder
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from ._database import Database
     from ._rows import Death, StoredMessage
-
-MOST_SHOWN = 100
-"""So many waiting streams are read, those that wait longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +32,12 @@ class WaitingStream:
     """How often its head was tried in vain."""
 
 
-def read_waiting_streams(connection: apsw.Connection) -> tuple[WaitingStream, ...]:
-    """Those that wait longest, in a running read transaction."""
+def read_waiting_streams(connection: apsw.Connection, most: int) -> tuple[WaitingStream, ...]:
+    """At most so many, those that wait longest."""
     return tuple(
-        WaitingStream(_text(category), _text(data_type), since, retry_at, _text(error), attempts)
+        WaitingStream(text_of(category), text_of(data_type), since, retry_at, text_of(error), attempts)
         for category, data_type, since, retry_at, error, attempts in connection.execute(
-            sql.WAITING_STREAMS, (MOST_SHOWN,)
+            sql.WAITING_STREAMS, (most,)
         )
     )
 
@@ -63,7 +60,3 @@ def bury_head(database: Database, category: str, data_type: str, death: Death) -
         connection.execute(sql.END_ATTEMPT, (message.position,))
         connection.execute(sql.STREAM_FLOWS, (category, data_type))
     return message
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else ""
