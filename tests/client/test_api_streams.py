@@ -226,7 +226,7 @@ def test_bytes_a_second_are_capped(server: RamenServer, make_config: MakeConfig,
 
 
 def test_a_head_that_never_gets_through_is_shown_and_an_operator_gets_it_out_of_the_way(
-    server: RamenServer, make_config: MakeConfig
+    server: RamenServer, make_config: MakeConfig, wait_until: Callable[..., None]
 ) -> None:
     config = make_config(retry_delay=600, max_in_flight=8)
     server.default = lambda message: (
@@ -236,8 +236,8 @@ def test_a_head_that_never_gets_through_is_shown_and_an_operator_gets_it_out_of_
         push(writer, 13, 14)
         push(writer, *range(5), data_type="y")
         reader.start_thread()
-        server.wait_for(5)
         with QueueAdmin(reader._queue.path) as admin:
+            wait_until(lambda: admin.status(sample_seconds=0).waiting_streams)
             (stream,) = admin.status(sample_seconds=0).waiting_streams
             assert (stream.category, stream.data_type, stream.attempts) == ("metrics", "x", 1)
             assert "429" in stream.last_error
