@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from infi.ramen_client.admin import QueueAdmin
+from infi.ramen_client.admin import QueueAdmin, Selection
 from infi.ramen_client.queue_reader import QueueReader
 from infi.ramen_client.queue_writer import QueueWriter
 from infi.ramen_client.testing import Accept, RamenServer, Received, Refuse, Reply, Status
@@ -252,3 +253,23 @@ def test_a_head_that_never_gets_through_is_shown_and_an_operator_gets_it_out_of_
         server.default = Accept()
         assert reader.drain(30)
     assert numbers(server) == [14]
+
+
+def test_a_stream_whose_messages_were_purged_is_shown_for_as_long_as_the_server_put_it_off(
+    server: RamenServer, make_config: MakeConfig, wait_until: Callable[..., None], monkeypatch: Any
+) -> None:
+    config = make_config(retry_delay=600, max_in_flight=8)
+    server.default = lambda message: TOO_MANY if message.envelope.data_type == "x" else Accept()
+    with QueueWriter(config) as writer, QueueReader(config) as reader:
+        push(writer, 1)
+        push(writer, 2, data_type="y")
+        reader.start_thread()
+        with QueueAdmin(reader._queue.path) as admin:
+            wait_until(lambda: admin.status(sample_seconds=0).waiting_streams)
+            wait_until(lambda: reader._queue.size() == 1)
+            assert admin.purge(Selection(data_type="x")).messages == 1
+            (stream,) = admin.status(sample_seconds=0).waiting_streams
+            assert (stream.data_type, stream.attempts) == ("x", 0)
+            later = time.time_ns() // 1_000_000 + 700_000
+            monkeypatch.setattr("infi.ramen_client._status.now_ms", lambda: later)
+            assert admin.status(sample_seconds=0).waiting_streams == ()

@@ -160,7 +160,10 @@ def status_of(
         delivery=_delivery(snapshot),
         reader=reader,
         rules=snapshot.rules,
-        waiting_streams=snapshot.streams,
+        # Without a head, and when its time has come, nothing waits for anything any more.
+        waiting_streams=tuple(
+            stream for stream in snapshot.streams if stream.attempts or stream.retry_at_ms > now
+        ),
         dead_letters=books.dead,
         dead_letter_bytes=snapshot.entries.dead_bytes,
         last_1x_push_at_ms=snapshot.last_1x_push_at_ms,
