@@ -33,6 +33,23 @@ def numbers(server: RamenServer, data_type: str = "x") -> list[int]:
     return [message.json()["n"] for message in server.accepted if message.envelope.data_type == data_type]
 
 
+class LaterThanRefused:
+    """A server's reply: these numbers of "x" are refused with 429, all else is taken once ``go`` is set.
+
+    While they are under way a refusal is surely the stream's own affair.
+    """
+
+    def __init__(self, *refused: int) -> None:
+        self._refused = refused
+        self.go = threading.Event()
+
+    def __call__(self, message: Received) -> Reply:
+        if message.envelope.data_type == "x" and message.json()["n"] in self._refused:
+            return TOO_MANY
+        self.go.wait(10)
+        return Accept()
+
+
 class Together:
     """A server's replies that wait until so many messages are there at once."""
 
@@ -230,15 +247,15 @@ def test_a_head_that_never_gets_through_is_shown_and_an_operator_gets_it_out_of_
     server: RamenServer, make_config: MakeConfig, wait_until: Callable[..., None]
 ) -> None:
     config = make_config(retry_delay=600, max_in_flight=8)
-    server.default = lambda message: (
-        TOO_MANY if message.envelope.data_type == "x" and message.json()["n"] == 13 else Accept()
-    )
+    server.default = replies = LaterThanRefused(13)
     with QueueWriter(config) as writer, QueueReader(config) as reader:
         push(writer, 13, 14)
         push(writer, *range(5), data_type="y")
         reader.start_thread()
         with QueueAdmin(reader._queue.path) as admin:
             wait_until(lambda: admin.status(sample_seconds=0).waiting_streams)
+            replies.go.set()
+            wait_until(lambda: admin.status(sample_seconds=0).in_flight == 0)
             (stream,) = admin.status(sample_seconds=0).waiting_streams
             assert (stream.category, stream.data_type, stream.attempts) == ("metrics", "x", 1)
             assert "429" in stream.last_error
@@ -259,14 +276,15 @@ def test_a_stream_whose_messages_were_purged_is_shown_for_as_long_as_the_server_
     server: RamenServer, make_config: MakeConfig, wait_until: Callable[..., None], monkeypatch: Any
 ) -> None:
     config = make_config(retry_delay=600, max_in_flight=8)
-    server.default = lambda message: TOO_MANY if message.envelope.data_type == "x" else Accept()
+    server.default = replies = LaterThanRefused(1)
     with QueueWriter(config) as writer, QueueReader(config) as reader:
         push(writer, 1)
         push(writer, 2, data_type="y")
         reader.start_thread()
         with QueueAdmin(reader._queue.path) as admin:
             wait_until(lambda: admin.status(sample_seconds=0).waiting_streams)
-            wait_until(lambda: reader._queue.size() == 1)
+            replies.go.set()
+            wait_until(lambda: admin.status(sample_seconds=0).in_flight == 0)
             assert admin.purge(Selection(data_type="x")).messages == 1
             (stream,) = admin.status(sample_seconds=0).waiting_streams
             assert (stream.data_type, stream.attempts) == ("x", 0)
