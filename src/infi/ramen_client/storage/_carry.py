@@ -161,10 +161,8 @@ class Tally:
         match found:
             case FoundMessage(message) if found.is_damaged:
                 self.messages += _bury(connection, message, None, now_ms, doubtful=found.is_doubtful)
-            case FoundMessage(message):
-                self.messages += self._message(
-                    connection, message, found.retried_at_ms, doubtful=found.is_doubtful
-                )
+            case FoundMessage():
+                self.messages += self._message(connection, found)
             case FoundDeadLetter(letter):
                 self.dead += _bury(connection, letter.message, letter, now_ms, doubtful=found.is_doubtful)
             case FoundRow("book", values):
@@ -179,20 +177,15 @@ class Tally:
             case _:
                 pass
 
-    def _message(
-        self,
-        connection: apsw.Connection,
-        message: StoredMessage,
-        retried_at_ms: int | None,
-        *,
-        doubtful: bool,
-    ) -> int:
-        columns = (*message.columns()[:-1], retried_at_ms, message.data)
+    def _message(self, connection: apsw.Connection, found: FoundMessage) -> int:
+        message = found.message
+        *identity, data = message.columns(found.row_crc32)
+        columns = (*identity, found.retried_at_ms, data)
         connection.execute(sql.CARRY_IN_PLACE, (message.position, *columns))
         if connection.changes():
             self.top = max(self.top, message.position)
         else:
-            position = _place(connection, message, doubtful=doubtful)
+            position = _place(connection, message, doubtful=found.is_doubtful)
             if position is None:
                 return 0
             connection.execute(sql.CARRY_MESSAGE, (position, *columns))

@@ -43,6 +43,8 @@ _MORE: Final = 0x80
 
 _INTEGER_BYTES: Final = (0, 1, 2, 3, 4, 6, 8)
 _REAL: Final = 7
+_FORMS: Final = {1: "b", 2: "h", 3: "3s", 4: "i", 5: "6s", 6: "q", _REAL: "d"}
+"""As ``struct`` reads them; what it cannot, as bytes."""
 _ZERO, _ONE = 8, 9
 _FIRST_BLOB: Final = 12
 
@@ -131,8 +133,11 @@ def read_leaf(page: bytes, number: int = 0) -> Leaf | None:
             continue
         length, at = _varint(page, start)
         key, at = _varint(page, at)
-        local = _local(length)
-        if 0 < length <= _LARGEST_ROW_BYTES and at + local + (4 if local < length else 0) <= PAGE_BYTES:
+        if 0 < length <= _MOST_LOCAL:
+            is_within = at + length <= PAGE_BYTES
+        else:
+            is_within = 0 < length <= _LARGEST_ROW_BYTES and at + _local(length) + 4 <= PAGE_BYTES
+        if is_within:
             cells.append(Cell(key, length, at))
     if count and not cells:
         return None
@@ -141,13 +146,12 @@ def read_leaf(page: bytes, number: int = 0) -> Leaf | None:
 
 def read_row(pages: Pages, page: bytes, cell: Cell) -> Row | None:
     """The values of a row; None: not even its columns can be told."""
-    length, start = cell.length, cell.start
+    _, length, start = cell
+    if length <= _MOST_LOCAL:
+        return _decode(page[start : start + length], length)
     local = _local(length)
-    payload = page[start : start + local]
-    if local < length:
-        first = int.from_bytes(page[start + local : start + local + 4], "big")
-        payload += pages.chain(first, length - local)
-    return _decode(payload, length)
+    first = int.from_bytes(page[start + local : start + local + 4], "big")
+    return _decode(page[start : start + local] + pages.chain(first, length - local), length)
 
 
 def read_head(page: bytes, cell: Cell) -> Row | None:
@@ -203,6 +207,14 @@ def _local(length: int) -> int:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """A variable-length integer and where it ends; beyond the end of ``data`` there are zeros."""
+    # Most take one byte or two, and every row has several.
+    if at + 1 < len(data):
+        byte = data[at]
+        if byte < _MORE:
+            return byte, at + 1
+        second = data[at + 1]
+        if second < _MORE:
+            return (byte & 0x7F) << 7 | second, at + 2
     value = 0
     for at in range(at, min(at + 8, len(data))):  # noqa: PLR1704, B020
         byte = data[at]
@@ -217,10 +229,15 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 class _Plan(NamedTuple):
-    """What a sound row's header says: its kinds, and of each column its kind and size; ``size`` is that of all."""
+    """What a sound row's header says: its kinds, and how to read its values; ``size`` is that of all."""
 
     kinds: str
-    columns: tuple[tuple[int, int], ...]
+    values: struct.Struct
+    """Of what ``struct`` has no form for, the bytes."""
+    constants: tuple[tuple[int, int | None], ...]
+    """Columns whose value the header itself says."""
+    odd_integers: tuple[int, ...]
+    """Columns that are integers of three or six bytes."""
     size: int
 
 
@@ -229,41 +246,45 @@ def _plan(header: bytes) -> _Plan | None:
     """The header of a row; None: it is none. Rows of a table have few different ones."""
     if header[-1] >= _MORE:
         return None  # its last number goes on behind it
-    at = size = 0
-    kinds, columns = "", []
+    at = 0
+    kinds, form = "", ">"
+    constants: list[tuple[int, int | None]] = []
+    odd_integers = []
     while at < len(header):
         kind, at = _varint(header, at)
+        column = len(kinds)
         if kind >= _FIRST_BLOB:
-            length = (kind - _FIRST_BLOB) >> 1
             kinds += "t" if kind & 1 else "b"
-        elif 0 <= kind <= _ONE:
-            length = 8 if kind == _REAL else _INTEGER_BYTES[kind] if kind < _REAL else 0
-            kinds += "n" if kind == 0 else "r" if kind == _REAL else "i"
+            length = (kind - _FIRST_BLOB) >> 1
+            if length > _LARGEST_ROW_BYTES:
+                return None
+            form += f"{length}s"
+        elif kind in _FORMS:
+            kinds += "r" if kind == _REAL else "i"
+            form += _FORMS[kind]
+            if _FORMS[kind].endswith("s"):
+                odd_integers.append(column)
+        elif kind in (0, _ZERO, _ONE):
+            kinds += "i" if kind else "n"
+            form += "0s"
+            constants.append((column, kind - _ZERO if kind else None))
         else:
             return None
-        columns.append((kind, length))
-        size += length
-    return _Plan(kinds, tuple(columns), size) if at == len(header) else None
+    if at != len(header):
+        return None
+    values = struct.Struct(form)
+    return _Plan(kinds, values, tuple(constants), tuple(odd_integers), values.size)
 
 
-def _values(
-    payload: bytes, start: int, columns: tuple[tuple[int, int], ...]
-) -> list[int | float | bytes | None]:
+def _values(payload: bytes, start: int, plan: _Plan) -> list[int | float | bytes | None]:
     """The values of a whole row."""
-    values: list[int | float | bytes | None] = []
-    for kind, size in columns:
-        end = start + size
-        if kind >= _FIRST_BLOB:
-            values.append(payload[start:end])
-        elif kind == 0:
-            values.append(None)
-        elif kind < _REAL:
-            values.append(int.from_bytes(payload[start:end], "big", signed=True))
-        elif kind == _REAL:
-            values.append(struct.unpack(">d", payload[start:end])[0])
-        else:
-            values.append(kind - _ZERO)
-        start = end
+    values: list[int | float | bytes | None] = list(plan.values.unpack_from(payload, start))
+    for column, constant in plan.constants:
+        values[column] = constant
+    for column in plan.odd_integers:
+        stored = values[column]
+        if isinstance(stored, bytes):
+            values[column] = int.from_bytes(stored, "big", signed=True)
     return values
 
 
@@ -273,7 +294,7 @@ def _decode(payload: bytes, length: int) -> Row | None:
         return None
     plan = _plan(payload[at:header_end]) if len(payload) == length else None
     if plan is not None and header_end + plan.size == length:
-        return Row(plan.kinds, _values(payload, header_end, plan.columns), True)
+        return Row(plan.kinds, _values(payload, header_end, plan), True)
     kinds = []
     values: list[int | float | bytes | None] = []
     start = header_end

@@ -34,6 +34,8 @@ class FoundMessage:
     retried_at_ms: int | None
     is_damaged: bool = False
     is_doubtful: bool = False
+    row_crc32: int | None = None
+    """The checksum that it proved itself by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +199,15 @@ def _message(key: int, row: Row, *, is_doubtful: bool) -> FoundMessage:
     columns = (key, *values[1:_IDENTITY_END], values[_DATA])
     message = message_of(columns)
     retried_at = values[_RETRIED_AT]
+    retried_at_ms = retried_at if isinstance(retried_at, int) else None
+    if message is None:
+        return FoundMessage(remains_of(columns), retried_at_ms, is_damaged=True, is_doubtful=is_doubtful)
+    row_crc = values[_IDENTITY_END - 1]
     return FoundMessage(
-        message or remains_of(columns),
-        retried_at if isinstance(retried_at, int) else None,
-        is_damaged=message is None,
+        message,
+        retried_at_ms,
         is_doubtful=is_doubtful,
+        row_crc32=row_crc if isinstance(row_crc, int) else None,
     )
 
 

@@ -44,8 +44,8 @@ class NewMessage:
     plain_crc32: int
     data: bytes = field(repr=False)
 
-    def columns(self) -> tuple[str | int | bytes, ...]:
-        """Every column of a message row but its position, in the order of the statements."""
+    def columns(self, row_crc32: int | None = None) -> tuple[str | int | bytes, ...]:
+        """Every column of a message row but its position, in the order of the statements; ``row_crc32``: where it is known already."""
         return (
             self.category,
             self.data_type,
@@ -56,7 +56,7 @@ class NewMessage:
             self.pushed_at_ms,
             self.plain_length,
             self.plain_crc32,
-            self.row_crc32(),
+            self.row_crc32() if row_crc32 is None else row_crc32,
             self.data,
         )
 
