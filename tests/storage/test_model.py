@@ -7,7 +7,7 @@ After every step the invariants of ``storage/__init__.py`` hold, and the queue h
 - a disk that has no page left;
 - a page of the database overwritten: what is found again is taken over into the model, and may lack what one page can hold.
 
-What a reader of version 2 does (freezing batches, lanes) goes where ``# Version 2`` stands; ``State`` is what a commit leaves on disk.
+``State`` is what a commit leaves on disk. A frozen batch is synced, so a power cut leaves it, and everything before it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from infi.ramen_client.storage import (
     ActiveReader,
     Books,
     Fate,
+    FrozenBatch,
     Matching,
     Queue,
     Settlement,
@@ -79,6 +80,15 @@ class State:
     leased: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     rules: dict[int, str] = field(default_factory=dict)
+    lanes: dict[str, int] = field(default_factory=dict)
+    """The last number of each."""
+    frozen: dict[int, tuple[str, int, tuple[str, ...]]] = field(default_factory=dict)
+    """Batches: lane, number, members."""
+
+    @property
+    def members(self) -> set[str]:
+        """What is frozen."""
+        return {reqid for _, _, reqids in self.frozen.values() for reqid in reqids}
 
     def in_order(self, reqids: set[str]) -> list[str]:
         return [reqid for reqid in self.order if reqid in reqids]
@@ -107,6 +117,11 @@ class Disk:
         """All that is in the log was synced."""
         self._salts, frames = self._frames()
         self.commits = [(frames, self._latest)]
+
+    def note_synced(self, state: State) -> None:
+        """The last commit was synced."""
+        self.note(state)
+        self.commits = self.commits[-1:]
 
     def cut(self, log: Path, frames: int, torn: bytes) -> None:
         if log.exists():
@@ -137,6 +152,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.quiet = 0  # steps since the last disaster
         self.reader: ActiveReader | None = None
         self.claimed: list[StoredMessage] = []
+        self.batches: list[FrozenBatch] = []
+        self.lanes_opened = 0
         self._open(tempfile.mkdtemp())
 
     def _open(self, directory: str) -> None:
@@ -167,6 +184,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.reader.close()
             self.reader = None
         self.claimed = []
+        self.batches = []
 
     def _rows(self) -> list[str]:
         with self.queue.database.connection(Kind.NORMAL) as connection:
@@ -242,7 +260,13 @@ class QueueMachine(RuleBasedStateMachine):
         if reader is not None:
             self.reader = reader
             reader.give_back()
-            self.state.leased = set()
+            self.state.leased = self.state.members
+            self.batches = reader.batches.load(_digest)
+            found = {
+                batch.batch_id: (batch.lane, batch.number, _reqids(batch.members)) for batch in self.batches
+            }
+            assert found == self.state.frozen
+            assert list(found) == sorted(found)
 
     @rule(most=st.integers(1, 10), most_bytes=st.sampled_from([1, 4000, GIB]))
     def claim(self, most: int, most_bytes: int) -> None:
@@ -252,15 +276,16 @@ class QueueMachine(RuleBasedStateMachine):
         self.give_back()
         self.claimed = self.reader.claim(most, most_bytes)
         self._find_expired()
-        expected = self.state.in_order(self.state.waiting)
+        expected = self.state.in_order(self.state.waiting - self.state.members)
         found = [message.reqid for message in self.claimed]
         assert bool(found) is bool(expected)
         assert found == expected[: len(found)]
-        self.state.leased = set(found)
+        self.state.leased = self.state.members | set(found)
 
     def _find_expired(self) -> None:
         """The model does not foresee when, since the clocks are watched first; but none too early."""
         gone = self.state.waiting - set(self._rows())
+        assert not gone & self.state.members
         assert all(self.clocks.wall_ms - self.pushed_at[reqid] > MAX_AGE_MS for reqid in gone)
         self.state.waiting -= gone
         self.state.counts["expired"] += len(gone)
@@ -282,15 +307,20 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.reader is not None
         settled, self.claimed = self.claimed[:part], self.claimed[part:]
         self.reader.settle([settlement(message, fate) for message in settled])
-        reqids = {message.reqid for message in settled}
-        self.state.waiting -= reqids
-        self.state.leased -= reqids
-        if fate is Fate.DEAD:
-            self._find_dead(reqids)
-        else:
-            self.state.counts[fate.value] += len(reqids)
-        if fate in (Fate.ACCEPTED, Fate.DROPPED):
-            self.state.run = []
+        self._settled([(message.reqid, fate) for message in settled])
+
+    def _settled(self, fates: list[tuple[str, Fate]]) -> None:
+        state = self.state
+        for reqid, fate in fates:
+            state.waiting.discard(reqid)
+            state.leased.discard(reqid)
+            if fate is not Fate.DEAD:
+                state.counts[fate.value] += 1
+        dead = {reqid for reqid, fate in fates if fate is Fate.DEAD}
+        if dead:
+            self._find_dead(dead)
+        if {Fate.ACCEPTED, Fate.DROPPED}.intersection(fate for _, fate in fates):
+            state.run = []
 
     @precondition(lambda self: self.claimed)
     @rule()
@@ -318,7 +348,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.reader is not None
         self.reader.give_back()
         self.claimed = []
-        self.state.leased = set()
+        self.state.leased = self.state.members
 
     @rule()
     def stand_down(self) -> None:
@@ -337,26 +367,74 @@ class QueueMachine(RuleBasedStateMachine):
             raise AssertionError("tidying does not end")
         self.queue.database.checkpoint(Kind.NORMAL)
 
-    # Version 2: rules that freeze, re-send, split and end batches, and lanes that end with them.
+    # Version 2
+
+    @precondition(lambda self: self.claimed)
+    @rule(part=st.integers(1, 10), in_old_lane=st.booleans())
+    def freeze(self, part: int, in_old_lane: bool) -> None:
+        assert self.reader is not None
+        taken, self.claimed = self.claimed[:part], self.claimed[part:]
+        free = sorted(set(self.state.lanes) - {lane for lane, _, _ in self.state.frozen.values()})
+        self.lanes_opened += 1
+        lane = free[0] if free and in_old_lane else f"lane-{self.lanes_opened}"
+        batch = self.reader.batches.freeze(taken, lane=lane, origin=ORIGIN, digest=_digest(taken))
+        assert batch is not None
+        assert batch.number == self.state.lanes.get(lane, 0) + 1
+        self.batches.append(batch)
+        self.state.lanes[lane] = batch.number
+        self.state.frozen[batch.batch_id] = (lane, batch.number, _reqids(taken))
+        self.disk.note_synced(self.state)
+
+    def _end_batch(self, which: int) -> FrozenBatch:
+        """What ends a batch does it in one transaction, which the caller makes; its members are free."""
+        batch = self.batches.pop(which % len(self.batches))
+        del self.state.frozen[batch.batch_id]
+        self.state.leased -= set(_reqids(batch.members))
+        return batch
+
+    @precondition(lambda self: self.batches)
+    @rule(which=st.integers(0, 3), fates=st.lists(st.sampled_from([None, *Fate]), min_size=1, max_size=10))
+    def settle_batch(self, which: int, fates: list[Fate | None]) -> None:
+        """Each member has a verdict of its own, or goes back."""
+        assert self.reader is not None
+        batch = self._end_batch(which)
+        judged = [
+            (message, fate) for message, fate in zip(batch.members, fates, strict=False) if fate is not None
+        ]
+        self.reader.settle([settlement(message, fate) for message, fate in judged], batch=batch)
+        self._settled([(message.reqid, fate) for message, fate in judged])
+
+    @precondition(lambda self: self.batches)
+    @rule(which=st.integers(0, 3), maybe_twice=st.booleans(), end_lane=st.booleans())
+    def dissolve_batch(self, which: int, maybe_twice: bool, end_lane: bool) -> None:
+        assert self.reader is not None
+        batch = self._end_batch(which)
+        self.reader.batches.dissolve(batch, maybe_twice=maybe_twice, end_lane=end_lane)
+        self.state.counts["maybe_twice"] += len(batch.members) if maybe_twice else 0
+        if end_lane:
+            del self.state.lanes[batch.lane]
 
     # Programs and operators
 
     @rule()
     def take_oldest(self) -> None:
-        expected = self.state.in_order(self.state.waiting - self.state.leased)
+        held = self.state.leased if self.reader else self.state.members
+        expected = self.state.in_order(self.state.waiting - held)
         taken = self.queue.take_oldest()
         assert (taken.reqid if taken else None) == (expected[0] if expected else None)
         if taken:
             self.state.waiting.discard(taken.reqid)
+            self.state.leased.discard(taken.reqid)
             self.state.counts["purged"] += 1
 
     @rule(category=CATEGORIES)
     def purge(self, category: str) -> None:
-        held = self.state.leased if self.reader else set()
+        held = self.state.leased if self.reader else self.state.members
         meant = {reqid for reqid in self.state.waiting if self.categories[reqid] == category} - held
         purged = purge(self.queue.database, Matching(category), dry_run=False, sleep=lambda _: None)
         assert purged.messages == len(meant)
         self.state.waiting -= meant
+        self.state.leased -= meant
         self.state.counts["purged"] += len(meant)
 
     @rule(number=st.integers(1, 3))
@@ -490,6 +568,9 @@ class QueueMachine(RuleBasedStateMachine):
                     "SELECT reqid, position FROM message UNION ALL SELECT reqid, position FROM dead_letter"
                 )
             )
+            batches = {batch_id for (batch_id,) in connection.execute("SELECT batch_id FROM batch")}
+            lanes = {lane for (lane,) in connection.execute("SELECT lane FROM lane")}
+        assert not was_healed or not batches
         here = sorted(places, key=places.__getitem__)
         self.state = State(
             order=[reqid for reqid in state.order if reqid not in places] + here,
@@ -499,7 +580,10 @@ class QueueMachine(RuleBasedStateMachine):
             run=[reqid for reqid in state.run if reqid in run],
             rules=rules,
             counts=Counter({key: getattr(books, key) for key in KEYS}),
+            lanes={lane: number for lane, number in state.lanes.items() if lane in lanes},
+            frozen={batch_id: batch for batch_id, batch in state.frozen.items() if batch_id in batches},
         )
+        self.state.leased = self.state.members
         self.disk.note(self.state)
         self.disk.note_checkpoint()
 
@@ -529,7 +613,15 @@ def _rows_on(path: Path, number: int) -> int:
     return len(leaf.cells) if leaf and number > 1 else 0
 
 
-KEYS = sorted(set(Books.__dataclass_fields__) - {"waiting", "dead", "removed_by_1x", "maybe_twice"})
+def _reqids(messages: Iterable[StoredMessage]) -> tuple[str, ...]:
+    return tuple(message.reqid for message in messages)
+
+
+def _digest(messages: Iterable[StoredMessage]) -> str:
+    return " ".join(_reqids(messages))
+
+
+KEYS = sorted(set(Books.__dataclass_fields__) - {"waiting", "dead", "removed_by_1x"})
 
 TestQueueAgainstItsModel = QueueMachine.TestCase
 TestQueueAgainstItsModel.settings = settings(max_examples=15, stateful_step_count=50, deadline=None)
