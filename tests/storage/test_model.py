@@ -624,7 +624,7 @@ def _digest(messages: Iterable[StoredMessage]) -> str:
 KEYS = sorted(set(Books.__dataclass_fields__) - {"waiting", "dead", "removed_by_1x"})
 
 TestQueueAgainstItsModel = QueueMachine.TestCase
-TestQueueAgainstItsModel.settings = settings(max_examples=15, stateful_step_count=50, deadline=None)
+TestQueueAgainstItsModel.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
 
 
 class QueueMachineForLong(QueueMachine):
