@@ -103,6 +103,8 @@ class Company:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not line.endswith("\n"):
+                return  # it was killed in the middle of it
             _, role, pid = line.split()
             with self._lock:
                 self._pids[role] = int(pid)
