@@ -107,8 +107,8 @@ class ModelServer:
             (tag, self._batch(request, headers, kind) if is_batch else self._single(request, kind))
         )
 
-    def _single(self, request: Request, kind: str) -> Answer | Failure:  # noqa: PLR0911 - one for each kind
-        reqid = unquote(request.url.partition("reqid=")[2])
+    def _untaken(self, kind: str) -> Answer | Failure | None:
+        """What may come of any request, before the server has looked into it; None: nothing of the kind."""
         match kind:
             case "connect":
                 return _CONNECT
@@ -116,13 +116,21 @@ class ModelServer:
                 return _LOST
             case "503":
                 return self._say(503, "UNAVAILABLE")
-            case "429" | "some wait":
+            case "429":
                 return self._say(429, "TOO_MANY_REQUESTS")
+            case "404":
+                return self._say(404, None)
+        return None
+
+    def _single(self, request: Request, kind: str) -> Answer | Failure:
+        reqid = unquote(request.url.partition("reqid=")[2])
+        untaken = self._untaken({"some wait": "429", "void": "404"}.get(kind, kind))
+        if untaken is not None:
+            return untaken
+        match kind:
             case "unexplained":
                 self.touched.add(self.stream_of[reqid])
                 return self._say(400, None)
-            case "404" | "void":
-                return self._say(404, None)
             case "413" | "poison" if reqid not in self.stored:
                 self.touched.add(self.stream_of[reqid])
                 return self._say(400, "BAD_REQUEST")
@@ -136,19 +144,11 @@ class ModelServer:
         batch_id = BatchId.parse(headers["Ramen-Batch-Id"])
         assert batch_id is not None
         reqids = [record.envelope.reqid for record in decode_records(body, max_records=1000)]
-        match kind:
-            case "connect":
-                return _CONNECT
-            case "lost before":
-                return _LOST
-            case "503":
-                return self._say(503, "UNAVAILABLE")
-            case "429":
-                return self._say(429, "TOO_MANY_REQUESTS")
-            case "unexplained":
-                return self._say(400, None)
-            case "404":
-                return self._say(404, None)
+        untaken = self._untaken(kind)
+        if untaken is not None:
+            return untaken
+        if kind == "unexplained":
+            return self._say(400, None)
         if not self.offers:
             return self._say(404, "NOT_FOUND")
         lane = self.lanes.get(batch_id.lane)

@@ -229,7 +229,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 class _Plan(NamedTuple):
-    """What a sound row's header says: its kinds, and how to read its values; ``size`` is that of all."""
+    """What a sound row's header says: its kinds, and how to read its values."""
 
     kinds: str
     values: struct.Struct
@@ -238,7 +238,6 @@ class _Plan(NamedTuple):
     """Columns whose value the header itself says."""
     odd_integers: tuple[int, ...]
     """Columns that are integers of three or six bytes."""
-    size: int
 
 
 @lru_cache(maxsize=4096)
@@ -272,8 +271,7 @@ def _plan(header: bytes) -> _Plan | None:
             return None
     if at != len(header):
         return None
-    values = struct.Struct(form)
-    return _Plan(kinds, values, tuple(constants), tuple(odd_integers), values.size)
+    return _Plan(kinds, struct.Struct(form), tuple(constants), tuple(odd_integers))
 
 
 def _values(payload: bytes, start: int, plan: _Plan) -> list[int | float | bytes | None]:
@@ -293,7 +291,7 @@ def _decode(payload: bytes, length: int) -> Row | None:
     if not at < header_end <= min(len(payload), at + 9 * _MOST_COLUMNS):
         return None
     plan = _plan(payload[at:header_end]) if len(payload) == length else None
-    if plan is not None and header_end + plan.size == length:
+    if plan is not None and header_end + plan.values.size == length:
         return Row(plan.kinds, _values(payload, header_end, plan), True)
     kinds = []
     values: list[int | float | bytes | None] = []
