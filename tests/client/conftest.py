@@ -198,4 +198,5 @@ def start_python(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        with process:  # it closes the pipes, and waits
+            pass

@@ -127,7 +127,8 @@ def test_a_writer_that_is_killed_leaves_every_message_whose_push_returned(
     process = start_python(WRITER, json.dumps(fields), "x", "1000000")
     acknowledged = [process.stdout.readline().strip() for _ in range(100)]
     process.kill()
-    acknowledged += process.communicate()[0].split("\n")[:-1]
+    with process:
+        acknowledged += process.stdout.read().split("\n")[:-1]
     reader.run(blocking=False)
 
     arrived = [message.reqid for message in server.accepted]

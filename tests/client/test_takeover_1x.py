@@ -281,7 +281,8 @@ def test_a_1x_writer_that_still_runs_goes_on_pushing_while_2_0_delivers_and_noth
     writer, reader = open_writer(), open_reader()
     running = in_background(reader.run)
     reqids = [writer.push("metrics", "by_2", "v1", {"n": n}) for n in range(100)]
-    one_x_ids += one_x.communicate()[0].split()
+    with one_x:
+        one_x_ids += one_x.stdout.read().split()
     assert one_x.returncode == 0
 
     assert writer.wait_sent(20)

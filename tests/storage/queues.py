@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from threading import Timer
 from typing import IO, TYPE_CHECKING, Any
 from zlib import compress, crc32
 
@@ -162,8 +164,20 @@ def start(
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 60) -> str:
-    """Wait for a process that is to succeed; return what it printed."""
-    said, complaint = process.communicate(timeout=timeout)
+    """Wait for a process that is to succeed; return what it printed and was not read yet."""
+    assert process.stdin is not None
+    assert process.stderr is not None
+    watchdog = Timer(timeout, process.kill)
+    watchdog.start()
+    try:
+        with process:  # it closes the pipes, and waits
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            # Not by communicate(), which loses what came along with a line that was read before.
+            said = process.stdout.read() if process.stdout is not None else ""
+            complaint = process.stderr.read()
+    finally:
+        watchdog.cancel()
     assert process.returncode == 0, complaint
     return said
 

@@ -258,3 +258,17 @@ def test_rows_whose_step_is_rolled_back_are_not_said(
             reader.claim(1, GIB)
     reader.close()
     assert lines(caplog, logging.ERROR) == []
+
+
+def test_messages_that_came_in_between_keep_their_places_when_the_writer_goes_on(tmp_path: Path) -> None:
+    """A writer that was alone knows the highest position without asking; what it brings in itself from the 1.x table raises it."""
+    queue = make_queue(tmp_path)
+    reqids = push(queue, 3)
+    connection = open_1x(tmp_path / NAME)
+    push_1x(connection)
+    connection.close()
+    reqids += push(queue, 1)
+    assert queue.oldest() is not None
+    later = push(queue, 3)
+    assert [reqid for reqid in drain(queue) if reqid in reqids + later] == reqids + later
+    assert_sound(queue)

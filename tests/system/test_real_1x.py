@@ -171,7 +171,9 @@ def test_a_backlog_of_the_real_1x_is_delivered_while_a_real_1x_writer_goes_on_pu
         thread = threading.Thread(target=reader.run, daemon=True)
         thread.start()
         reqids = [writer.push("metrics", "by_2", "v1", {"n": n}) for n in range(200)]
-        one_x_ids += one_x.communicate()[0].split()
+        assert one_x.stdout is not None
+        with one_x:
+            one_x_ids += one_x.stdout.read().split()
         assert one_x.returncode == 0
         assert writer.wait_sent(60)
         reader.stop()

@@ -10,10 +10,10 @@ Invariants:
 - No connection creates the file. It is opened under the identity (device, inode) that it had when this object was made, and only
   while it says the same queue id, since an inode's number is used again; else ``QueueGone``. But where it was found damaged and put
   aside, this object goes on with the file that took its place (``_aside``).
-- A connection is lent only while the log at its path is the one that the connections have open. A log that was deleted under them is
-  copied into the database by whoever notices, since only they can still read it; then all begin a new one.
-- A write transaction looks whether its file is still at the path after its ``BEGIN``. Whoever puts a file aside holds SQLite's own
-  lock on it if that is possible, so what is committed to a file that is put aside was committed before.
+- A connection is lent for reading only while the log at its path is the one that the connections have open. A log that was deleted
+  under them is copied into the database by whoever notices, since only they can still read it; then all begin a new one.
+- A write transaction looks whether file and log are still at their paths after its ``BEGIN``. Whoever puts a file aside holds SQLite's
+  own lock on it if that is possible, so what is committed to a file that is put aside was committed before.
 - A file that is put back to an older state in its place (a backup that is copied over it) is noticed by the next push or the next
   transaction of the reader, since its highest position only ever grows; it is then treated as damaged (``check_head``).
 - Every write transaction sees a change of the schema before it writes: a newer version that raised ``min_writer`` shuts this
@@ -43,6 +43,7 @@ from . import _statements as sql
 from ._aside import is_aside
 from ._connection import Kind, Meta, WalGauge, open_connection, read_meta
 from ._errors import Damaged, UncertainCommit, is_failed_sync, plain_error
+from ._files import DirectoryWatch
 from ._lease import Lease, PooledConnection, Transaction
 from ._locks import WritersLock
 from ._log import LogWatch
@@ -86,6 +87,7 @@ class Database:
         self._schema_version: int | None = None
         self._head = 0  # the highest position that is known to be committed
         self._log = LogWatch(path)
+        self._directory = DirectoryWatch(path.parent)
         self._checkpoint_warned_at: float | None = None
         self.pid = os.getpid()
         """The process that this object belongs to; in another one it must not be used."""
@@ -128,6 +130,16 @@ class Database:
             raise plain_error(self.path, error) from error
         return found.st_size if (found.st_dev, found.st_ino) == self.identity else None
 
+    def is_undisturbed(self) -> bool:
+        """Whether the path leads to this file, and that of the log to the one that the connections have open (mostly one ``stat``)."""
+        stamp = self._directory.stamp()
+        if self._directory.is_settled(stamp):
+            return True
+        if not self._log.is_in_place() or not self.is_in_place():
+            return False
+        self._directory.settle(stamp)
+        return True
+
     def check_in_place(self) -> None:
         """Make sure that the path leads to this file, or go on with its successor; else raise ``QueueGone``."""
         if not self.is_in_place():
@@ -136,7 +148,7 @@ class Database:
     def follow(self) -> None:
         """Go on with the file that took the place of ours, if ours was put aside; else raise ``QueueGone``."""
         if not is_aside(self.path, self.identity):
-            raise self._gone()
+            raise self.gone()
         if self.writers_lock.is_mine():
             self.rebind()
         else:  # whoever makes the new file has the turn
@@ -149,11 +161,11 @@ class Database:
             found = self.path.stat(follow_symlinks=False)
             connection = open_connection(self.path)
         except (OSError, apsw.Error) as error:
-            raise self._gone() from error
+            raise self.gone() from error
         try:
             meta = read_meta(connection, self.path)
         except apsw.Error as error:
-            raise self._gone() from error
+            raise self.gone() from error
         finally:
             connection.close()
         with self.work.guard:
@@ -165,14 +177,19 @@ class Database:
             self._close_idle()
             self._log.note_closed()
 
-    def _leave_log(self) -> None:
-        """Go on with a new log where the one that is open was deleted."""
+    def check_log(self) -> None:
+        """Before a connection is taken: go on with a new log where the one that is open was deleted."""
+        if not self._log.is_in_place():
+            self.regain()
+
+    def regain(self) -> None:
+        """Go on with the file and the log that are at their paths now, where one of them is another than it was."""
         self.check_in_place()
         if not self.writers_lock.is_mine():
             with self.writers_lock.turn():
-                return self._leave_log()
+                return self.regain()
         if self._log.is_in_place():
-            return None  # another thread was faster
+            return None  # it was the file, or another thread was faster
         is_saved = not self._log.has_successor() and self._copy_log()
         head = self._head
         self._close_idle()  # before anything is opened: a process's connections share what belongs to the log
@@ -194,7 +211,8 @@ class Database:
                 return bool(frames == copied)
         return False
 
-    def _gone(self) -> QueueGone:
+    def gone(self) -> QueueGone:
+        """The error to raise when the path leads to no file of ours."""
         return QueueGone(
             f"{self.path}: the queue's file was deleted or replaced under this program; nothing more is stored or sent here. "
             "Build a new writer or reader."
@@ -216,8 +234,6 @@ class Database:
 
     def take(self, kind: Kind) -> PooledConnection:
         """Give an idle connection, or a new one."""
-        if not self._log.is_in_place():
-            self._leave_log()
         try:
             return self._idle[kind].pop()
         except IndexError:
@@ -254,7 +270,7 @@ class Database:
 
     def _check_is_same(self, connection: apsw.Connection) -> None:
         if connection.execute(sql.READ_QUEUE_ID).get != self.meta.queue_id.encode():
-            raise self._gone()
+            raise self.gone()
 
     def check_schema(self, connection: apsw.Connection) -> None:
         """In a transaction: look whether a newer version shuts this one out."""
@@ -293,12 +309,12 @@ class Database:
             ) from error
 
     def ready_to_sync(self, connection: apsw.Connection) -> int:
-        """With the writers' turn, before a durable transaction: mend what a failed sync left.
+        """With the writers' turn, before a durable transaction: mend what a failed sync left, unless the log was taken away.
 
         Returns what ``confirm`` wants to know.
         """
         record = self._sync.read()
-        if record.is_doubtful:
+        if record.is_doubtful and self._log.is_in_place():
             try:
                 rewrite_log(connection, self.path)
                 copy_all_again(connection)

@@ -8,17 +8,29 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 _OWNER_ALONE = 0o600
+
+_SECOND_NS = 1_000_000_000
+_TICK_NS = _SECOND_NS // 10
+"""Longer than the tick of a file system's clock that shows parts of a second (Linux: at most 10 ms)."""
+
+_COARSE_TICK_NS = 3 * _SECOND_NS
+"""Longer than that of any clock (FAT: 2 s)."""
+
+Stamp = tuple[int, int, int, int]
+"""A directory as it was at a moment: its inode and device, when its entries and itself changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +197,36 @@ def _name_of(link: str) -> str | None:
         return os.readlink(link)  # noqa: PTH115 - on the path of every push
     except OSError:
         return None
+
+
+class DirectoryWatch:
+    """Whether every name in a directory still leads to what it led to when all of them were looked at: one ``stat``.
+
+    A directory's times change with every name in it, so as long as they stay, nothing in it was deleted, renamed or replaced. Two changes
+    within a tick of the clock leave the same times: they are believed only when they are older than that.
+    """
+
+    def __init__(self, directory: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self._path = os.fspath(directory)
+        self._now_ns = now_ns
+        self._settled: Stamp | None = None
+
+    def stamp(self) -> Stamp | None:
+        """The directory as it is now; None: it cannot be seen. To be taken before its names are looked at."""
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - on the path of every push
+        except OSError:
+            return None
+        return found.st_ino, found.st_dev, found.st_mtime_ns, found.st_ctime_ns
+
+    def is_settled(self, stamp: Stamp | None) -> bool:
+        """Whether the names were found as they should be when the directory was the same."""
+        return stamp is not None and stamp == self._settled
+
+    def settle(self, stamp: Stamp | None) -> None:
+        """The names were looked at after ``stamp`` was taken, and found as they should be."""
+        if stamp is None:
+            return
+        changed_ns = max(stamp[2:])
+        if self._now_ns() - changed_ns > (_TICK_NS if changed_ns % _SECOND_NS else _COARSE_TICK_NS):
+            self._settled = stamp

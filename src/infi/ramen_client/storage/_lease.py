@@ -41,7 +41,7 @@ _works = count()
 class PooledConnection:
     """An open connection, and what belongs to it."""
 
-    __slots__ = ("connection", "run", "seen")
+    __slots__ = ("connection", "head", "pages", "run", "seen")
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
@@ -49,6 +49,10 @@ class PooledConnection:
         """Executes one statement, whose rows must be taken before the next one."""
         self.seen: int | None = None
         """The connection's ``data_version()`` when its last commit ended: while it is the same, nobody else has written."""
+        self.pages: int | None = None
+        """How many pages the database had then."""
+        self.head: int | None = None
+        """The highest position in use then, where it was a push."""
 
 
 class Lease:
@@ -83,6 +87,7 @@ class Lease:
             raise
 
     def _begin(self) -> apsw.Connection:
+        self._database.check_log()
         return self._take().connection
 
     def _take(self) -> PooledConnection:
@@ -138,12 +143,21 @@ class Lease:
 class Transaction(Lease):
     """A write transaction for the length of a ``with``."""
 
-    __slots__ = ("_failed_before", "_file_bytes", "_has_turn", "_is_durable", "_spare_bytes", "pages", "run")
+    __slots__ = (
+        "_failed_before",
+        "_has_turn",
+        "_is_durable",
+        "_pages_before",
+        "_spare_bytes",
+        "head_before",
+        "new_head",
+        "pages",
+        "run",
+    )
 
     def __init__(self, database: Database, kind: Kind, spare_bytes: int) -> None:
         Lease.__init__(self, database, kind)
         self._spare_bytes = spare_bytes
-        self._file_bytes = 0
         self._has_turn = False
         self._is_durable = kind is Kind.FULL
         self._failed_before = 0
@@ -151,6 +165,11 @@ class Transaction(Lease):
         """From ``with`` on: the connection's ``execute``, but cheaper. The rows of one statement must be taken before the next."""
         self.pages: int | None = None
         """How many pages the database has; to be set by who has asked, and makes it no longer from there on."""
+        self._pages_before: int | None = None
+        self.head_before: int | None = None
+        """The highest position in use at the beginning, where that is known without asking."""
+        self.new_head: int | None = None
+        """The highest position in use at the end; to be set by who knows."""
 
     def _begin(self) -> apsw.Connection:
         database = self._database
@@ -167,16 +186,26 @@ class Transaction(Lease):
             if self._is_durable:
                 self._failed_before = database.ready_to_sync(connection)
             run = self.run = pooled.run
-            run(sql.BEGIN)
-            file_bytes = database.file_bytes()
-            if file_bytes is not None:
-                self._file_bytes = file_bytes
-                break
+            try:
+                run(sql.BEGIN)
+            except apsw.Error:  # it may have read the index of another log
+                if database.is_undisturbed():
+                    raise
+            else:
+                if database.is_undisturbed():
+                    break
+                run(sql.ROLLBACK)
             self._pooled = None
-            connection.close()
-            database.follow()
+            database.give_back(
+                self._kind, pooled, self._of_file
+            )  # what is in a log that was deleted can be read through it
+            database.regain()
+        else:
+            raise database.gone()
         seen, pooled.seen = pooled.seen, None
-        if seen is None or seen != connection.data_version():
+        if seen is not None and seen == connection.data_version():
+            self._pages_before, self.head_before = pooled.pages, pooled.head
+        else:
             database.check_schema(connection)
         return connection
 
@@ -192,6 +221,7 @@ class Transaction(Lease):
         except apsw.Error as error:
             database.note_failed_sync(error)
             raise commit_error(database.path, error, connection.system_errno) from error
+        pooled.pages, pooled.head = self.pages, self.new_head
         pooled.seen = connection.data_version()
         if was_lengthened:
             hold_spare(connection)  # a checkpoint may have cut the file meanwhile
@@ -203,10 +233,13 @@ class Transaction(Lease):
         """Make room in the database's file for what is about to be committed to the log."""
         pages = self.pages
         if pages is None:
-            pages = int(pooled.run(sql.PAGE_COUNT).get)
+            pages = self.pages = int(pooled.run(sql.PAGE_COUNT).get)
+        if self._pages_before is not None and pages <= self._pages_before:
+            return False
         needed = pages * PAGE_BYTES
         wanted = needed + self._spare_bytes
-        if wanted <= whole_chunks(self._file_bytes):
+        file_bytes = self._database.file_bytes() or 0
+        if wanted <= whole_chunks(file_bytes):
             return False
         try:
             if lengthen(pooled.connection, wanted):
@@ -215,7 +248,7 @@ class Transaction(Lease):
             raise plain_error(self._database.path, error) from error
         with self._database.connection(Kind.NORMAL) as other:
             is_longer = needed > database_bytes(other)
-        if is_longer or needed > self._file_bytes:
+        if is_longer or needed > file_bytes:
             raise DiskFull(no_space(self._database.path))
         return False
 

@@ -80,7 +80,9 @@ class WritersLock:
             return
         if self._descriptor is None:
             self._descriptor = open_lock_file(self._path, self._access)
-        if not _try_flock(self._descriptor):
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             self._waited_at = time.monotonic()
             _wait_for_flock(self._descriptor, patience)
 

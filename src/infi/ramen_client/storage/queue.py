@@ -204,11 +204,14 @@ class Queue:
                 connection, self._limit, rows=len(messages), pushed_bytes=size, disk_is_low=disk_is_low
             )
             run = transaction.run
-            position = _head(run, database)
-            database.check_head(position)
+            position = transaction.head_before
+            if position is None:
+                position = _head(run, database)
+                database.check_head(position)
             for message in messages:
                 position += 1
                 run(sql.INSERT_MESSAGE, (position, *message.columns()))
+            transaction.new_head = position
             pages = transaction.pages = run(sql.PAGE_COUNT).get
             trimmed = after_push(connection, self._limit, before, newest=position, pages=pages)
         database.note_head(position)
