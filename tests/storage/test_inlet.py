@@ -260,7 +260,9 @@ def test_rows_whose_step_is_rolled_back_are_not_said(
     assert lines(caplog, logging.ERROR) == []
 
 
-def test_messages_that_came_in_between_keep_their_places_when_the_writer_goes_on(tmp_path: Path) -> None:
+def test_messages_that_came_in_between_keep_their_places_when_the_writer_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A writer that was alone knows the highest position without asking; what it brings in itself from the 1.x table raises it."""
     queue = make_queue(tmp_path)
     reqids = push(queue, 3)
@@ -272,3 +274,4 @@ def test_messages_that_came_in_between_keep_their_places_when_the_writer_goes_on
     later = push(queue, 3)
     assert [reqid for reqid in drain(queue) if reqid in reqids + later] == reqids + later
     assert_sound(queue)
+    assert not caplog.records  # two at one place would be damage, and healed
