@@ -45,7 +45,9 @@ def test_what_was_compressed_is_read_by_us_and_by_any_zlib(plain: bytes) -> None
     assert decompress_zlib(stream, max_bytes=len(plain)) == plain
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, 7_899, 7_900, 7_901, 65_535, 65_536, 65_537, 1_000_000])
+@pytest.mark.parametrize(
+    "size", [0, 1, 1000, 1_780, 1_781, 3_820, 3_821, 7_899, 7_900, 7_901, 65_535, 65_536, 65_537, 1_000_000]
+)
 def test_streams_of_every_size_begin_as_those_of_1x_and_are_as_small(size: int) -> None:
     plain = (PLAIN * (size // len(PLAIN) + 1))[:size]
     stream = compress(plain)
