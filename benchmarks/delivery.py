@@ -6,12 +6,10 @@ counts both directions, heads of requests and answers included, as the server's 
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from benchmarks.catalogue import V1, Variant
@@ -27,12 +25,14 @@ from benchmarks.harness import (
     start,
     summarise,
 )
+from benchmarks.measurement import cpu_seconds
 from benchmarks.worker import Order
 from infi.ramen_server import SqliteArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +91,12 @@ class CollectorServer:
 
     def finish(self) -> Tally:
         process = self.child.process
-        # proc(5), ``stat``: the fields behind the name in parentheses, of which user and system time are the 12th and 13th.
-        user, system = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        used = cpu_seconds(process.pid)
         process.terminate()
         process.wait()
         with SqliteArchive(self.directory) as archive:
             messages = archive.totals().messages
-        return Tally(messages, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK"), None)
+        return Tally(messages, used, None)
 
 
 @contextmanager

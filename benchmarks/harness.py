@@ -233,6 +233,15 @@ def start(command: Sequence[str]) -> Iterator[Child]:
                 process.wait()
 
 
+def installed(program: str) -> str:
+    """Return where a program of the operating system is; raises ``RunError`` where it is missing."""
+    # Daemons are where the PATH of a user who is not root does not look.
+    found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    if found is None:
+        raise RunError(f"{program} is missing; run tests/system/install")
+    return found
+
+
 def _child_environment() -> dict[str, str]:
     """Return our environment without what would change the measured: proxies (1.x obeys them), Python's switches."""
     return {

@@ -1,10 +1,11 @@
-"""What one child process measures of itself, by Linux's books.
+"""What one child process measures of itself, and what can be seen of another, by Linux's books.
 
 Imported by children in environments other than ours, so it needs the standard library only.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,13 +38,13 @@ class Measurement:
 def measured() -> Iterator[Measurement]:
     """Measure the body: wall time, CPU time of all threads, bytes written, peak memory of the process."""
     measurement = Measurement()
-    written_before = _written_bytes()
+    written_before = written_bytes()
     cpu_before = time.process_time()
     measurement.started = time.monotonic()
     yield measurement
     measurement.ended = time.monotonic()
     measurement.cpu_seconds = time.process_time() - cpu_before
-    measurement.written_bytes = _written_bytes() - written_before
+    measurement.written_bytes = written_bytes() - written_before
     measurement.peak_bytes = memory_bytes("VmHWM")
 
 
@@ -56,9 +57,16 @@ def memory_bytes(name: str) -> int:
     return _number(Path("/proc/self/status"), name) * 1024
 
 
-def _written_bytes() -> int:
-    """Return the bytes that this process made the kernel write to storage so far (proc(5), ``write_bytes``)."""
-    return _number(Path("/proc/self/io"), "write_bytes")
+def written_bytes(process: int | str = "self") -> int:
+    """Return the bytes that a process made the kernel write to storage so far (proc(5), ``write_bytes``)."""
+    return _number(Path(f"/proc/{process}/io"), "write_bytes")
+
+
+def cpu_seconds(process: int) -> float:
+    """Return what another process and all its threads have used of the processor so far, user and system."""
+    # proc(5), ``stat``: the fields behind the name in parentheses, of which user and system time are the 12th and 13th.
+    user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _number(file: Path, name: str) -> int:

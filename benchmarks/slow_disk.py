@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-
-from benchmarks.harness import RunError
+from benchmarks.harness import installed
 
 
 def slow_flushes(milliseconds: int) -> tuple[str, ...]:
@@ -12,9 +10,7 @@ def slow_flushes(milliseconds: int) -> tuple[str, ...]:
 
     Only syncs are stopped at (``--seccomp-bpf``); every other system call goes at its own speed.
     """
-    if shutil.which("strace") is None:
-        raise RunError("strace is missing; run tests/system/install")
     return (
-        "strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync,fsync",
+        installed("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync,fsync",
         "-e", f"inject=fdatasync,fsync:delay_exit={milliseconds * 1000}",
     )  # fmt: skip
