@@ -1,24 +1,32 @@
 """The least HTTP server that a Ramen client takes for one: it counts, and accepts everything.
 
-`python -m benchmarks.counting_server [--batches]` prints its port, serves 127.0.0.1 until its standard input ends, and
-then prints one JSON line (``Tally``). One thread and one epoll loop, with no more HTTP than the benchmarks'
-clients speak: keep-alive, a Content-Length on every request, pipelining allowed. It is to be faster than what
-it measures; the variant `raw` of the drain benchmark shows its own limit.
+`python -m benchmarks.counting_server [--batches | --lines] [--until N]` prints its port, serves 127.0.0.1 until its standard
+input ends, or until N different messages have come, and then prints one JSON line (``Tally``). One thread and one epoll loop, with
+no more HTTP than the benchmarks' clients speak: keep-alive, a Content-Length on every request, pipelining allowed. It is to be
+faster than what it measures; the variant `raw` of the drain benchmark shows its own limit.
 
 With ``--batches`` it offers version 2 of the protocol, too. Of a batch it does what no server can leave out: it decodes the body,
 finds each record by its length, and answers with one result for each. Nothing is stored.
+
+With ``--lines`` every body is messages, one a line, as syslog-ng sends them; a line that came before is not counted again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import select
 import socket
 import sys
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from infi.ramen_protocol import BatchOffer, Dedupe, decode_body
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
 
 Request = tuple[bytes, bytes, bytes]
 """Target, head and body."""
@@ -41,7 +49,10 @@ class MalformedRequestError(Exception):
 
 @dataclass(slots=True)
 class Tally:
-    """What the server saw: ``messages`` are different ones; bytes are those of all requests and answers, heads included."""
+    """What the server saw: ``messages`` are different ones; bytes are those of all requests and answers, heads included.
+
+    ``last_at``: when the last message came that had not come before, in seconds of the monotonic clock.
+    """
 
     requests: int = 0
     messages: int = 0
@@ -49,6 +60,7 @@ class Tally:
     received_bytes: int = 0
     sent_bytes: int = 0
     cpu_seconds: float = 0.0
+    last_at: float = 0.0
 
 
 def split_requests(buffer: bytes) -> tuple[list[Request], bytes]:
@@ -92,12 +104,13 @@ def _header(head: bytes, name: bytes) -> bytes:
 class Counter:
     """Takes requests, counts, and makes their answers."""
 
-    def __init__(self, *, batches: bool) -> None:
+    def __init__(self, *, batches: bool = False, lines: bool = False) -> None:
         self.tally = Tally()
         self._batches = batches
+        self._lines = lines
         self._headers = _BATCH_HEADERS if batches else b""
         self._answer = _HEAD % (b"202 Accepted", self._headers, len(_ACCEPTED), _ACCEPTED)
-        self._messages: set[bytes] = set()
+        self._messages: set[Hashable] = set()
 
     def answers(self, requests: list[Request]) -> bytes:
         """Return the answers to these requests, in their order."""
@@ -106,35 +119,38 @@ class Counter:
     def _take(self, request: Request) -> bytes:
         target, head, body = request
         self.tally.requests += 1
+        if self._lines:
+            # Their hashes are enough to tell them apart, and the lines need not be kept.
+            self._note(map(hash, filter(None, body.split(b"\n"))))
+            return self._answer
         if not (self._batches and target == BATCH_PATH):
-            self._messages.add(target)
+            self._note((target,))
             return self._answer
         coding = _header(head, b"content-encoding").decode()
         heads = record_heads(decode_body(body, coding or None, max_bytes=_OFFER.bytes))
-        self._messages.update(heads)
+        self._note(heads)
         results = b'{"results":[%s]}' % b",".join([_RESULT] * len(heads))
         return _HEAD % (b"200 OK", self._headers, len(results), results)
 
-    def close(self) -> Tally:
-        self.tally.messages = len(self._messages)
-        return self.tally
+    def _note(self, messages: Iterable[Hashable]) -> None:
+        self._messages.update(messages)
+        if len(self._messages) > self.tally.messages:
+            self.tally.messages = len(self._messages)
+            self.tally.last_at = time.monotonic()
 
 
-def serve(listener: socket.socket, end: int, *, batches: bool = False) -> Tally:
-    """Serve until the descriptor ``end`` is readable (or closed by its other side)."""
-    counter = Counter(batches=batches)
+def serve(listener: socket.socket, end: int, counter: Counter, until: float = math.inf) -> None:
+    """Serve until the descriptor ``end`` is readable (or closed by its other side), or so many messages have come and were answered."""
     tally = counter.tally
-    cpu_before = time.process_time()
     connections: dict[int, socket.socket] = {}
     pending: dict[int, bytes] = {}
     poll = select.epoll()
     poll.register(listener.fileno(), select.EPOLLIN)
     poll.register(end, select.EPOLLIN | select.EPOLLHUP)
-    while True:
+    while tally.messages < until:
         for descriptor, _ in poll.poll():
             if descriptor == end:
-                tally.cpu_seconds = time.process_time() - cpu_before
-                return counter.close()
+                return
             if descriptor == listener.fileno():
                 connection, _ = listener.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -161,10 +177,19 @@ def serve(listener: socket.socket, end: int, *, batches: bool = False) -> Tally:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.counting_server")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--batches", action="store_true")
+    kind.add_argument("--lines", action="store_true")
+    parser.add_argument("--until", type=int, metavar="N", default=math.inf)
+    options = parser.parse_args()
+    counter = Counter(batches=options.batches, lines=options.lines)
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
-    tally = serve(listener, sys.stdin.fileno(), batches="--batches" in sys.argv[1:])
-    print(json.dumps(asdict(tally)), flush=True)
+    cpu_before = time.process_time()
+    serve(listener, sys.stdin.fileno(), counter, options.until)
+    counter.tally.cpu_seconds = time.process_time() - cpu_before
+    print(json.dumps(asdict(counter.tally)), flush=True)
 
 
 if __name__ == "__main__":

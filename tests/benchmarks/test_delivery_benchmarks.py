@@ -88,7 +88,7 @@ def test_the_counting_server_accepts_each_record_of_a_batch_once(coding: Coding)
     label = b"" if coding is Coding.IDENTITY else b"\r\nContent-Encoding: " + coding.label.encode()
     request = (BATCH_PATH, b"POST / HTTP/1.1" + label, compress_batch(records(7), coding))
     answers = counter.answers([request, request])
-    assert counter.close().messages == 7
+    assert counter.tally.messages == 7
     head, body = answers[: len(answers) // 2].split(b"\r\n\r\n")
     assert b"Ramen-Batch: path=" in head
     judgement = judge_batch(200, {}, body, 7)
