@@ -23,7 +23,10 @@ BULK = 1000
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a worker is to do. ``worker`` tells those of one run apart (they push different samples)."""
+    """What a worker is to do. ``worker`` tells those of one run apart (they push different samples).
+
+    Of samples there are ``different`` ones, pushed in turn; where many are pushed at once, ``bulk``.
+    """
 
     task: str
     adapter: str
@@ -32,19 +35,21 @@ class Order:
     messages: int = 0
     worker: int = 0
     port: int = 0
+    different: int = _DIFFERENT_SAMPLES
+    bulk: int = BULK
 
 
 def push(order: Order, adapter: Any) -> Measurement:
     """Push ``messages`` samples, timing each one; a few more before that are not measured."""
     push_one = adapter.open_writer(order.directory, **order.options)
-    pool = samples(_DIFFERENT_SAMPLES, seed=order.worker)
+    pool = samples(order.different, seed=order.worker)
     for sample in pool[:WARM_UP_PUSHES]:
         push_one(sample)
     _await_go()
     latencies = []
     with measured() as measurement:
         for index in range(order.messages):
-            sample = pool[index % _DIFFERENT_SAMPLES]
+            sample = pool[index % order.different]
             before = perf_counter_ns()
             push_one(sample)
             latencies.append((perf_counter_ns() - before) / 1000)
@@ -54,17 +59,16 @@ def push(order: Order, adapter: Any) -> Measurement:
 
 
 def push_bulk(order: Order, adapter: Any) -> Measurement:
-    """Push ``messages`` samples, ``BULK`` at once where the adapter can; latencies are those of each such step."""
+    """Push ``messages`` samples, ``bulk`` at once where the adapter can; latencies are those of each such step."""
     push_all = adapter.open_bulk_writer(order.directory, **order.options)
-    pool = samples(_DIFFERENT_SAMPLES, seed=order.worker)
+    pool = samples(order.different, seed=order.worker)
     push_all(pool[:WARM_UP_PUSHES])
     _await_go()
     latencies = []
     with measured() as measurement:
-        for start in range(0, order.messages, BULK):
-            some = [
-                pool[index % _DIFFERENT_SAMPLES] for index in range(start, min(start + BULK, order.messages))
-            ]
+        for start in range(0, order.messages, order.bulk):
+            end = min(start + order.bulk, order.messages)
+            some = [pool[index % order.different] for index in range(start, end)]
             before = perf_counter_ns()
             push_all(some)
             latencies.append((perf_counter_ns() - before) / 1000)
@@ -105,11 +109,20 @@ def drain(order: Order, adapter: Any) -> Measurement:
     return measurement
 
 
+def forward(order: Order, adapter: Any) -> Measurement:
+    """Deliver what others push meanwhile, until the standard input ends; ``messages`` is what the adapter says it delivered."""
+    deliver = adapter.open_forwarder(order.directory, order.port, **order.options)
+    _await_go()
+    with measured() as measurement:
+        measurement.messages = deliver(sys.stdin.read)
+    return measurement
+
+
 def main() -> None:
     order = Order(**json.loads(sys.argv[1]))
     adapter = import_module(order.adapter)
-    tasks = {"push": push, "push_bulk": push_bulk, "fill": fill, "fill_bulk": fill_bulk, "drain": drain}
-    measurement = tasks[order.task](order, adapter)
+    tasks = (push, push_bulk, fill, fill_bulk, drain, forward)
+    measurement = {task.__name__: task for task in tasks}[order.task](order, adapter)
     measurement.versions = adapter.versions()
     print(json.dumps(asdict(measurement)), flush=True)
 

@@ -6,6 +6,7 @@ An adapter may be run by another environment's interpreter, and its import is it
     open_writer(directory, **options) -> push         push(sample: dict) stores one message durably
     open_bulk_writer(directory, **options) -> push_all  push_all(samples) stores many durably, at once if it can
     open_reader(directory, port, **options) -> drain  drain() -> int delivers all that is queued to 127.0.0.1:port
+    open_forwarder(directory, port, **options) -> forward  forward(wait) -> int delivers beside those who push, until wait() returns
     versions() -> dict[str, str]                      the libraries that make the difference
 
 To add a variant: write an adapter (leave out what the peer cannot do), and name it in ``catalogue``.

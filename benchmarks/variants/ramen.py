@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+_SETTLE_SECONDS = 10
+"""How long a message may still be in the queue when the server says that everything has come."""
+
 
 def open_writer(directory: str, **options: object) -> Callable[[dict[str, Any]], object]:
     """Return a push; ``options`` are configuration fields."""
@@ -49,6 +52,25 @@ def open_reader(directory: str, port: int, **options: object) -> Callable[[], in
         return reader.run(blocking=False)
 
     return drain
+
+
+def open_forwarder(directory: str, port: int, **options: object) -> Callable[[Callable[[], object]], int]:
+    """Return a delivery beside those who push: until the function that it is given returns, and the last answer is in the books."""
+    import time
+
+    reader = QueueReader(configuration(directory, port, options))
+
+    def forward(wait: Callable[[], object]) -> int:
+        thread = reader.start_thread()
+        wait()
+        give_up_at = time.monotonic() + _SETTLE_SECONDS
+        while reader.books().waiting and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        reader.stop()
+        thread.join()
+        return reader.books().accepted
+
+    return forward
 
 
 def versions() -> dict[str, str]:
