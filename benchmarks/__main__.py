@@ -15,6 +15,7 @@ from benchmarks.heal import HEAL
 from benchmarks.limit import LIMIT
 from benchmarks.scale import SCALE
 from benchmarks.status import STATUS
+from benchmarks.whole_way import WHOLE_WAY
 
 BENCHMARKS = {
     benchmark.name: benchmark
@@ -28,7 +29,7 @@ LONG = {benchmark.name: benchmark for benchmark in (LIMIT, SCALE, HEAL)}
 """Those that fill gigabytes: only when they are asked for by name."""
 WAYS = {
     benchmark.name: benchmark
-    for benchmark in (delivery.LINE, delivery.LONG_LINE, delivery.LOOPBACK, push_beside.BESIDE)
+    for benchmark in (delivery.LINE, delivery.LONG_LINE, delivery.LOOPBACK, push_beside.BESIDE, WHOLE_WAY)
 }
 """The ways to deliver, minutes each: only when they are asked for by name, too."""
 

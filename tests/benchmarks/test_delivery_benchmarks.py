@@ -15,6 +15,7 @@ from benchmarks.__main__ import BENCHMARKS, WAYS
 from benchmarks.counting_server import BATCH_PATH, Counter, MalformedRequestError, record_heads
 from benchmarks.environment import HERE
 from benchmarks.harness import Size, run, start
+from benchmarks.whole_way import WHOLE_WAY
 from infi.ramen_protocol import BatchOutcome, Coding, Envelope, compress_batch, encode_record, judge_batch
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def every_way(*, ours: bool) -> list[ParameterSet]:
         pytest.param(benchmark.name, variant.name, id=f"{benchmark.name}, {variant.name}")
         for benchmark in WAYS.values()
         for variant in benchmark.variants
-        if (variant.environment == HERE) is ours and benchmark is not delivery.LONG_LINE
+        if (variant.environment == HERE) is ours and benchmark not in (delivery.LONG_LINE, WHOLE_WAY)
     ]
 
 
