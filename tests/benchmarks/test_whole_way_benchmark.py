@@ -18,12 +18,14 @@ from benchmarks.counting_server import Counter
 from benchmarks.delivery import counting_batches
 from benchmarks.harness import Result, RunError, Size, run, start
 from benchmarks.sample import samples
+from benchmarks.slow_disk import slow_flushes
 from benchmarks.syncs import counting_syncs, syncs
 from benchmarks.variants import ramen
 from benchmarks.whole_way import WHOLE_WAY
 from benchmarks.worker import Order
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 TINY = Size(5)
@@ -184,7 +186,7 @@ def test_a_sync_is_counted_where_it_begins_and_nothing_else_is(tmp_path: Path) -
     assert syncs(one, other) == 5
 
 
-COUNTED = """
+MEASURED = """
 import os, sys, threading
 from pathlib import Path
 def turns():
@@ -198,18 +200,25 @@ thread.join()
 with open(sys.argv[1], "w") as file:
     for _ in range(7):
         os.fsync(file.fileno())
-print(os.getppid())
 """
 
 
 @pytest.mark.system
-def test_syncs_are_counted_and_a_thread_that_makes_none_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [counting_syncs, lambda _: slow_flushes(1)], ids=["counted", "slow"])
+def test_a_thread_that_never_syncs_is_left_alone(
+    before: Callable[[Path], tuple[str, ...]], tmp_path: Path
+) -> None:
     """A stop by ``strace`` is a switch of the thread's, of its own will as the kernel sees it."""
-    listed = tmp_path / "syncs"
-    command = [*counting_syncs(listed), sys.executable, "-c", COUNTED, str(tmp_path / "file")]
-    with start(command) as child:
+    command = [sys.executable, "-c", MEASURED, str(tmp_path / "file")]
+    with start([*before(tmp_path / "syncs"), *command]) as child:
         assert int(child.hear()) < 2000
-        child.hear()
+        assert child.process.wait(timeout=30) == 0
+
+
+@pytest.mark.system
+def test_the_syncs_of_a_process_are_counted(tmp_path: Path) -> None:
+    listed = tmp_path / "syncs"
+    with start([*counting_syncs(listed), sys.executable, "-c", MEASURED, str(tmp_path / "file")]) as child:
         assert child.process.wait(timeout=30) == 0
     assert syncs(listed) == 7
 
