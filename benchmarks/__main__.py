@@ -29,7 +29,10 @@ LONG = {benchmark.name: benchmark for benchmark in (LIMIT, SCALE, HEAL)}
 """Those that fill gigabytes: only when they are asked for by name."""
 WAYS = {
     benchmark.name: benchmark
-    for benchmark in (delivery.LINE, delivery.LONG_LINE, delivery.LOOPBACK, push_beside.BESIDE, WHOLE_WAY)
+    for benchmark in (
+        *(delivery.LINE, delivery.LONG_LINE, delivery.LOOPBACK, delivery.WIRE),
+        *(push_beside.BESIDE, WHOLE_WAY),
+    )
 }
 """The ways to deliver, minutes each: only when they are asked for by name, too."""
 

@@ -6,11 +6,12 @@ counts both directions, heads of requests and answers included, as the server's 
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks.catalogue import V1, Variant
 from benchmarks.harness import (
@@ -26,6 +27,7 @@ from benchmarks.harness import (
     summarise,
 )
 from benchmarks.measurement import cpu_seconds
+from benchmarks.telemetry import telemetry
 from benchmarks.worker import Order
 from infi.ramen_server import SqliteArchive
 
@@ -121,17 +123,29 @@ class Way:
 
 
 def measure(
-    run: Run, *, ways: Mapping[str, Way], line_milliseconds: int = 0
+    run: Run,
+    *,
+    ways: Mapping[str, Way],
+    line_milliseconds: int = 0,
+    take_samples: Callable[[int], list[dict[str, Any]]] | None = None,
 ) -> tuple[Figures, dict[str, str]]:
-    """Queue messages by one process, then drain them by another; fail unless every one arrived."""
+    """Queue messages by one process, then drain them by another; fail unless every one arrived.
+
+    ``take_samples``: where so many messages come from that are not made up.
+    """
     way = ways[run.variant.name]
     interpreter = run.variant.environment.interpreter()
+    samples_file = None
+    if take_samples is not None:
+        samples_file = run.directory / "samples"
+        samples_file.write_text("\n".join(map(json.dumps, take_samples(run.size.messages * way.share))))
     order = Order(
         task="fill_bulk",
         adapter=run.variant.adapter,
         directory=str(run.directory),
         options={"streams": way.streams},
         messages=run.size.messages * way.share,
+        samples_file=None if samples_file is None else str(samples_file),
     )
     run_workers(interpreter, [order])
     with way.server(run.directory) as server, _line(server.port, line_milliseconds) as port:
@@ -222,4 +236,17 @@ LOOPBACK = _benchmark(
     2500,
     ("cpu_us", "wire_bytes"),
     0,
+)
+
+_OF_TELEMETRY = (Way(V1, 1), Way(_ours("v1, in order"), 1), Way(_ours("v2"), 1, server=counting_batches))
+WIRE = Benchmark(
+    name="wire",
+    title="Bytes on the wire for real telemetry of this machine, about 1 KB a message (less is better)",
+    variants=tuple(way.variant for way in _OF_TELEMETRY),
+    bases=(V1.name,),
+    headline="wire_bytes",
+    columns=_COLUMNS,
+    measure=partial(measure, ways={way.variant.name: way for way in _OF_TELEMETRY}, take_samples=telemetry),
+    normal=Size(2000),
+    quick=Size(100),
 )

@@ -10,6 +10,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -25,7 +26,8 @@ BULK = 1000
 class Order:
     """What a worker is to do. ``worker`` tells those of one run apart (they push different samples).
 
-    Of samples there are ``different`` ones, pushed in turn; where many are pushed at once, ``bulk``.
+    Of samples there are ``different`` ones, pushed in turn; where many are pushed at once, ``bulk``. ``samples_file``: what to queue in
+    place of made-up ones, a line of JSON each.
     """
 
     task: str
@@ -37,6 +39,7 @@ class Order:
     port: int = 0
     different: int = _DIFFERENT_SAMPLES
     bulk: int = BULK
+    samples_file: str | None = None
 
 
 def push(order: Order, adapter: Any) -> Measurement:
@@ -92,10 +95,14 @@ def fill(order: Order, adapter: Any) -> Measurement:
 def fill_bulk(order: Order, adapter: Any) -> Measurement:
     """The same, ``BULK`` at once where the adapter can, and all different: what repeats would be nothing to a batch's compression."""
     push_all = adapter.open_bulk_writer(order.directory, **order.options)
+    ready_made = None
+    if order.samples_file is not None:
+        ready_made = [json.loads(line) for line in Path(order.samples_file).read_text().splitlines()]
     _await_go()
     with measured() as measurement:
         for begin in range(0, order.messages, BULK):
-            push_all(samples(min(BULK, order.messages - begin), seed=begin))
+            end = min(begin + BULK, order.messages)
+            push_all(ready_made[begin:end] if ready_made else samples(end - begin, seed=begin))
     measurement.messages = order.messages
     return measurement
 
