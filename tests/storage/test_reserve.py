@@ -22,6 +22,7 @@ from queues import (
 from infi.ramen_client.errors import DiskFull
 from infi.ramen_client.storage import Fate
 from infi.ramen_client.storage._database import Kind
+from infi.ramen_client.storage._lease import PooledConnection, Transaction
 from infi.ramen_client.storage._reserve import CHUNK_BYTES, LOG_BYTES, SPARE_BYTES
 
 if TYPE_CHECKING:
@@ -61,6 +62,26 @@ def test_the_file_is_as_long_as_the_database_before_every_commit(queue: Queue, s
     for _ in range(200_000 // max(size, 1000)):
         push(queue, 3, size=size)
         assert_reserve(queue)
+
+
+def test_a_file_that_another_program_cuts_while_the_database_gets_longer_is_as_long_again_with_the_next_push(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the file and the commit: a checkpoint leaves nothing behind what is committed."""
+    push(queue, 1)
+    lengthen = Transaction._lengthen
+
+    def look_and_be_too_late(self: Transaction, pooled: PooledConnection) -> bool:
+        monkeypatch.undo()
+        was_lengthened = lengthen(self, pooled)
+        query(queue.path, "PRAGMA wal_checkpoint(PASSIVE)")
+        return was_lengthened
+
+    monkeypatch.setattr(Transaction, "_lengthen", look_and_be_too_late)
+    push(queue, 1, size=40_000)
+    assert queue.path.stat().st_size < database_bytes(queue) + SPARE_BYTES
+    push(queue, 1)
+    assert_reserve(queue)
 
 
 def test_the_reserve_outlives_checkpoints_drains_and_the_giving_back_of_space(

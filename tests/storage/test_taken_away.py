@@ -25,6 +25,7 @@ from queues import (
 )
 
 from infi.ramen_client.storage import Fate
+from infi.ramen_client.storage._database import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,6 +221,19 @@ def test_a_log_that_is_deleted_under_a_living_program_costs_nothing_and_is_said(
     del queue
     said = run("queue = make_queue(sys.argv[1]); print(*drain(queue)); print(queue.check())", tmp_path)
     assert said.splitlines() == [" ".join(reqids), "[]"]
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_it_costs_nothing_when_a_transaction_is_the_first_to_notice(tmp_path: Path, kind: Kind) -> None:
+    """Where it has to open a connection, that must not begin a new log before the old one is saved."""
+    queue = make_queue(tmp_path, durable=True)
+    reqids = push(queue, 20)
+    delete_log(tmp_path)
+    with queue.database.transaction(kind):
+        pass
+    reqids += push(queue)
+    assert drain(queue) == reqids
+    assert_sound(queue)
 
 
 def test_it_costs_nothing_where_several_processes_write_and_read(tmp_path: Path) -> None:

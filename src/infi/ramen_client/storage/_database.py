@@ -10,10 +10,11 @@ Invariants:
 - No connection creates the file. It is opened under the identity (device, inode) that it had when this object was made, and only
   while it says the same queue id, since an inode's number is used again; else ``QueueGone``. But where it was found damaged and put
   aside, this object goes on with the file that took its place (``_aside``).
-- A connection is lent for reading only while the log at its path is the one that the connections have open. A log that was deleted
-  under them is copied into the database by whoever notices, since only they can still read it; then all begin a new one.
-- A write transaction looks whether file and log are still at their paths after its ``BEGIN``. Whoever puts a file aside holds SQLite's
-  own lock on it if that is possible, so what is committed to a file that is put aside was committed before.
+- A connection is lent only while the log at its path is the one that the connections have open. A log that was deleted under them is
+  copied into the database by whoever notices, since only they can still read it; then all begin a new one. Not even a ``BEGIN`` may
+  come before that look: the processes share an index, which may be of the new log already.
+- A write transaction looks whether its file is still at the path after its ``BEGIN``. Whoever puts a file aside holds SQLite's own
+  lock on it if that is possible, so what is committed to a file that is put aside was committed before.
 - A file that is put back to an older state in its place (a backup that is copied over it) is noticed by the next push or the next
   transaction of the reader, since its highest position only ever grows; it is then treated as damaged (``check_head``).
 - Every write transaction sees a change of the schema before it writes: a newer version that raised ``min_writer`` shuts this
@@ -130,15 +131,9 @@ class Database:
             raise plain_error(self.path, error) from error
         return found.st_size if (found.st_dev, found.st_ino) == self.identity else None
 
-    def is_undisturbed(self) -> bool:
-        """Whether the path leads to this file, and that of the log to the one that the connections have open (mostly one ``stat``)."""
-        stamp = self._directory.stamp()
-        if self._directory.is_settled(stamp):
-            return True
-        if not self._log.is_in_place() or not self.is_in_place():
-            return False
-        self._directory.settle(stamp)
-        return True
+    def is_still_in_place(self) -> bool:
+        """As ``is_in_place``, in a quiet directory without a look at the file."""
+        return self._directory.is_settled(self._directory.stamp()) or self.is_in_place()
 
     def check_in_place(self) -> None:
         """Make sure that the path leads to this file, or go on with its successor; else raise ``QueueGone``."""
@@ -178,18 +173,22 @@ class Database:
             self._log.note_closed()
 
     def check_log(self) -> None:
-        """Before a connection is taken: go on with a new log where the one that is open was deleted."""
+        """Go on with a new log where the one that is open was deleted."""
+        stamp = self._directory.stamp()
+        if self._directory.is_settled(stamp):
+            return
         if not self._log.is_in_place():
-            self.regain()
+            self._leave_log()
+        elif self.is_in_place():
+            self._directory.settle(stamp)
 
-    def regain(self) -> None:
-        """Go on with the file and the log that are at their paths now, where one of them is another than it was."""
+    def _leave_log(self) -> None:
         self.check_in_place()
         if not self.writers_lock.is_mine():
             with self.writers_lock.turn():
-                return self.regain()
+                return self._leave_log()
         if self._log.is_in_place():
-            return None  # it was the file, or another thread was faster
+            return None  # another thread was faster
         is_saved = not self._log.has_successor() and self._copy_log()
         head = self._head
         self._close_idle()  # before anything is opened: a process's connections share what belongs to the log
@@ -234,6 +233,7 @@ class Database:
 
     def take(self, kind: Kind) -> PooledConnection:
         """Give an idle connection, or a new one."""
+        self.check_log()
         try:
             return self._idle[kind].pop()
         except IndexError:
@@ -309,12 +309,12 @@ class Database:
             ) from error
 
     def ready_to_sync(self, connection: apsw.Connection) -> int:
-        """With the writers' turn, before a durable transaction: mend what a failed sync left, unless the log was taken away.
+        """With the writers' turn, before a durable transaction: mend what a failed sync left.
 
         Returns what ``confirm`` wants to know.
         """
         record = self._sync.read()
-        if record.is_doubtful and self._log.is_in_place():
+        if record.is_doubtful:
             try:
                 rewrite_log(connection, self.path)
                 copy_all_again(connection)

@@ -204,6 +204,7 @@ class DirectoryWatch:
 
     A directory's times change with every name in it, so as long as they stay, nothing in it was deleted, renamed or replaced. Two changes
     within a tick of the clock leave the same times: they are believed only when they are older than that.
+    What is mounted over a name changes no directory, and is not seen.
     """
 
     def __init__(self, directory: Path, now_ns: Callable[[], int] = time.time_ns) -> None:

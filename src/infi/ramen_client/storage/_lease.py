@@ -41,7 +41,7 @@ _works = count()
 class PooledConnection:
     """An open connection, and what belongs to it."""
 
-    __slots__ = ("connection", "head", "pages", "run", "seen")
+    __slots__ = ("connection", "has_room", "head", "pages", "run", "seen")
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
@@ -51,6 +51,8 @@ class PooledConnection:
         """The connection's ``data_version()`` when its last commit ended: while it is the same, nobody else has written."""
         self.pages: int | None = None
         """How many pages the database had then."""
+        self.has_room = False
+        """Whether its file was looked at when it had so many pages already: before, a checkpoint may have cut it."""
         self.head: int | None = None
         """The highest position in use then, where it was a push."""
 
@@ -87,7 +89,6 @@ class Lease:
             raise
 
     def _begin(self) -> apsw.Connection:
-        self._database.check_log()
         return self._take().connection
 
     def _take(self) -> PooledConnection:
@@ -145,6 +146,7 @@ class Transaction(Lease):
 
     __slots__ = (
         "_failed_before",
+        "_had_room",
         "_has_turn",
         "_is_durable",
         "_pages_before",
@@ -166,6 +168,7 @@ class Transaction(Lease):
         self.pages: int | None = None
         """How many pages the database has; to be set by who has asked, and makes it no longer from there on."""
         self._pages_before: int | None = None
+        self._had_room = False
         self.head_before: int | None = None
         """The highest position in use at the beginning, where that is known without asking."""
         self.new_head: int | None = None
@@ -186,25 +189,17 @@ class Transaction(Lease):
             if self._is_durable:
                 self._failed_before = database.ready_to_sync(connection)
             run = self.run = pooled.run
-            try:
-                run(sql.BEGIN)
-            except apsw.Error:  # it may have read the index of another log
-                if database.is_undisturbed():
-                    raise
-            else:
-                if database.is_undisturbed():
-                    break
-                run(sql.ROLLBACK)
+            run(sql.BEGIN)
+            if database.is_still_in_place():
+                break
             self._pooled = None
-            database.give_back(
-                self._kind, pooled, self._of_file
-            )  # what is in a log that was deleted can be read through it
-            database.regain()
+            connection.close()
+            database.follow()
         else:
             raise database.gone()
         seen, pooled.seen = pooled.seen, None
         if seen is not None and seen == connection.data_version():
-            self._pages_before, self.head_before = pooled.pages, pooled.head
+            self._pages_before, self._had_room, self.head_before = pooled.pages, pooled.has_room, pooled.head
         else:
             database.check_schema(connection)
         return connection
@@ -221,7 +216,7 @@ class Transaction(Lease):
         except apsw.Error as error:
             database.note_failed_sync(error)
             raise commit_error(database.path, error, connection.system_errno) from error
-        pooled.pages, pooled.head = self.pages, self.new_head
+        pooled.pages, pooled.has_room, pooled.head = self.pages, self._is_no_longer(), self.new_head
         pooled.seen = connection.data_version()
         if was_lengthened:
             hold_spare(connection)  # a checkpoint may have cut the file meanwhile
@@ -229,12 +224,16 @@ class Transaction(Lease):
             self._end_turn()
             database.confirm(self._failed_before, synced=self._kind is Kind.FULL)
 
+    def _is_no_longer(self) -> bool:
+        """Whether the database is known to have been as long before."""
+        return self._pages_before is not None and self.pages is not None and self.pages <= self._pages_before
+
     def _lengthen(self, pooled: PooledConnection) -> bool:
         """Make room in the database's file for what is about to be committed to the log."""
         pages = self.pages
         if pages is None:
             pages = self.pages = int(pooled.run(sql.PAGE_COUNT).get)
-        if self._pages_before is not None and pages <= self._pages_before:
+        if self._had_room and self._is_no_longer():
             return False
         needed = pages * PAGE_BYTES
         wanted = needed + self._spare_bytes

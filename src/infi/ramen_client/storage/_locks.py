@@ -2,9 +2,9 @@
 
 They are files of their own because closing any descriptor of the database file would drop SQLite's POSIX locks on it.
 
-``WritersLock`` gives writers their turn in the order they came, since SQLite's own busy handler sleeps and starves. It is for
-fairness only: whoever waited ``PATIENCE_SECONDS`` goes on to ``BEGIN IMMEDIATE`` without it. 1.x writers never take it, and a
-forked child can keep the lock of a dead parent.
+``WritersLock`` gives writers their turn in the order they came, since SQLite's own busy handler sleeps and starves; who had it wakes the
+next (``_wakeup``). It is for fairness only: whoever waited ``PATIENCE_SECONDS`` goes on to ``BEGIN IMMEDIATE`` without it. 1.x writers never
+take it, and a forked child can keep the lock of a dead parent.
 
 ``ReaderLock`` makes one reader the active one. It is a POSIX record lock, which dies with its process and is not inherited by
 a forked child; since such a lock does not exclude the threads of its own process, a table in the process does that.
