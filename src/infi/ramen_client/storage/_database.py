@@ -15,8 +15,8 @@ Invariants:
   come before that look: the processes share an index, which may be of the new log already.
 - A write transaction looks whether its file is still at the path after its ``BEGIN``. Whoever puts a file aside holds SQLite's own
   lock on it if that is possible, so what is committed to a file that is put aside was committed before.
-- A file that is put back to an older state in its place (a backup that is copied over it) is noticed by the next push or the next
-  transaction of the reader, since its highest position only ever grows; it is then treated as damaged (``check_head``).
+- A queue that is put back to an older state in its place (a backup that is copied over it, its ``-shm``, too) is noticed by the next push
+  or the next transaction of the reader, since its highest position only ever grows; it is then treated as damaged (``check_head``).
 - Every write transaction sees a change of the schema before it writes: a newer version that raised ``min_writer`` shuts this
   one out at once (``QueueUnusable``).
 - A connection in an unknown state is closed, never used again.
