@@ -79,9 +79,7 @@ class WritersLock:
             return
         if self._descriptor is None:
             self._descriptor = open_lock_file(self._path, self._access)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _try_flock(self._descriptor):
             self._waited_at = time.monotonic()
             self._wait_for_flock(self._descriptor, patience)
 

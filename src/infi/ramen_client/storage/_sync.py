@@ -82,8 +82,7 @@ class SharedSync:
 
     def read(self) -> SyncRecord:
         """The record as it is now."""
-        descriptor = self._descriptor
-        content = os.pread(self._record_file() if descriptor is None else descriptor, _RECORD_BYTES, 0)
+        content = os.pread(self._record_file(), _RECORD_BYTES, 0)
         if len(content) != _RECORD_BYTES:
             return _NONE_FAILED
         values = content[: _RECORD.size]
