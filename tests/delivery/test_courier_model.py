@@ -323,6 +323,7 @@ def test_what_may_lie_in_a_store_that_keeps_batches_whole_is_not_sent_otherwise_
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 class TestCourierLong(CourierMachine.TestCase):  # type: ignore[name-defined,misc]
     """The same for longer."""
 

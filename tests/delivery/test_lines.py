@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infi.ramen_client.delivery.lines import Lines, Ordering
 from infi.ramen_client.storage import ReqidOrigin, StoredMessage
@@ -48,3 +50,42 @@ def test_a_stream_of_which_nothing_was_found_is_forgotten() -> None:
     lines.found(want, [], 7, is_all=True)
     assert lines._lines == {}
     assert lines.is_alone(("metrics", "y"))
+
+
+@given(
+    ordering=st.sampled_from(Ordering),
+    width=st.sampled_from([1, 8]),
+    streams=st.lists(st.sampled_from("abc"), max_size=30),
+    sizes=st.lists(st.integers(0, 60), min_size=30, max_size=30),
+    most_messages=st.integers(1, 8),
+    most_bytes=st.integers(1, 120),
+    waiting=st.sampled_from(["", "a"]),
+)
+def test_what_is_ahead_is_what_is_taken_when_that_under_way_has_left(
+    ordering: Ordering,
+    width: int,
+    streams: list[str],
+    sizes: list[int],
+    most_messages: int,
+    most_bytes: int,
+    waiting: str,
+) -> None:
+    lines = Lines(ordering, width)
+    messages = [message(position, stream) for position, stream in enumerate(streams)]
+    for each, size in zip(messages, sizes, strict=False):
+        each.plain_length = size
+    lines.add(messages)
+    first = lines.take(most_messages, most_bytes)
+    second = lines.take(most_messages, most_bytes)
+    if waiting and not lines.are_one:
+        lines.hold(("metrics", waiting), 10.0)
+    ahead = lines.ahead(first, most_messages, most_bytes)
+    lines.done(first)
+    taken = lines.take(most_messages, most_bytes)
+    assert ahead in (taken, [])
+    left = [each for each in messages if each not in (*first, *second, *taken)]
+    is_full = len(taken) == most_messages
+    if is_full:
+        assert ahead == taken
+    elif ahead:  # the next one does not fit, though it may be sent
+        assert sum(each.plain_length for each in taken) + max(each.plain_length for each in left) > most_bytes

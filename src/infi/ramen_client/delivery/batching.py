@@ -1,6 +1,6 @@
 """Batches on the way (protocol section 2): what goes into one, its frozen life, and what the answer means for its members.
 
-    lines ── records, digest ── freeze (synced) ── POST ── answer ── settle and end
+    lines ── records, digest (``drafts``) ── freeze (synced) ── POST ── answer ── settle and end
                                    └────────── again, as it is ──────┘
 
 Invariants:
@@ -30,10 +30,10 @@ from infi.ramen_protocol import (
     Coding,
     batch_digest,
     compress_batch,
-    encode_record,
     max_batch_answer_bytes,
 )
 
+from .drafts import Draft, record_of
 from .exchange import Request
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Sending:
     """The one that it was sent in last."""
     plain_bytes: int = 0
     body: bytes | None = field(default=None, repr=False)
-    """Its records, until they are sent for the first time."""
+    """Its records under that coding, until they are sent for the first time."""
     is_doubtful: bool = False
     """Whether it may have been stored: an attempt ended without an outcome."""
     gone_since: float | None = None
@@ -83,6 +83,7 @@ class Batcher:
     """Frozen, and to be sent (again)."""
     _free_lanes: list[str] = field(default_factory=list)
     _suspects: set[int] = field(default_factory=set)
+    _draft: Draft | None = None
 
     def load(self) -> list[StoredMessage]:
         """Take up what an earlier reader left; return the members of the batches that wait now."""
@@ -102,27 +103,46 @@ class Batcher:
             return messages
         return messages[: max(1, len(self._suspects) // 2)]
 
-    def freeze(self, messages: Sequence[StoredMessage]) -> tuple[Sending | None, list[StoredMessage]]:
+    @property
+    def has_draft(self) -> bool:
+        """Whether a next batch is being made ready, or is."""
+        return self._draft is not None
+
+    def draft(self, messages: list[StoredMessage], coding: Coding) -> None:
+        """Begin to make messages ready for the next batch, which may turn out to be another one."""
+        self._draft = Draft(messages, coding, self.envelope)
+
+    def go_on(self) -> bool:
+        """Do a piece of the work on the draft; False when there is nothing to do."""
+        if self._draft is None or self._draft.is_complete:
+            return False
+        self._draft.go_on()
+        return True
+
+    def freeze(
+        self, messages: list[StoredMessage], coding: Coding
+    ) -> tuple[Sending | None, list[StoredMessage]]:
         """Freeze messages as a batch; None when one is not in the queue any more.
 
         Also those that no record can be made of, which are not in the batch: then nothing is frozen.
         """
-        records, faulty = self._records(messages)
-        if faulty:
-            return None, faulty
-        body = b"".join(records)
+        draft, self._draft = self._draft, None
+        if draft is None or draft.messages != messages:
+            draft = Draft(messages, coding, self.envelope)
+        while not draft.is_complete:
+            draft.go_on()
+        if draft.faulty:
+            return None, draft.faulty
         lane = self._free_lanes.pop() if self._free_lanes else token_hex(16)
         try:
-            frozen = self.reader.batches.freeze(
-                messages, lane=lane, origin=self.origin, digest=batch_digest(body)
-            )
+            frozen = self.reader.batches.freeze(messages, lane=lane, origin=self.origin, digest=draft.digest)
         except BaseException:
             self._free_lanes.append(lane)
             raise
         if frozen is None:
             self._free_lanes.append(lane)
             return None, []
-        return Sending(frozen, plain_bytes=len(body), body=body), []
+        return Sending(frozen, draft.coding, draft.plain_bytes, draft.body), []
 
     def request(
         self, sending: Sending, headers: Headers, *, path: str, coding: Coding, timeout_seconds: float
@@ -130,10 +150,10 @@ class Batcher:
         """The POST of a batch."""
         batch = sending.batch
         body, sending.body = sending.body, None
-        if body is None:
-            records, _ = self._records(batch.members)
-            body = b"".join(records)
-        sending.coding, sending.plain_bytes = coding, len(body)
+        if body is None or sending.coding is not coding:
+            plain = self._plain(batch.members)
+            sending.coding, sending.plain_bytes = coding, len(plain)
+            body = compress_batch(plain, coding)
         lines = {
             **dict(headers),
             "Content-Type": BATCH_CONTENT_TYPE,
@@ -145,7 +165,7 @@ class Batcher:
         return Request(
             self.origin + path,
             tuple(lines.items()),
-            compress_batch(body, coding),
+            body,
             timeout_seconds,
             max_answer_bytes=max_batch_answer_bytes(len(batch.members)),
         )
@@ -175,25 +195,10 @@ class Batcher:
             self._free_lanes.append(sending.batch.lane)
 
     def _digest_of(self, members: Sequence[StoredMessage]) -> str | None:
-        records, faulty = self._records(members)
-        return None if faulty else batch_digest(b"".join(records))
+        try:
+            return batch_digest(self._plain(members))
+        except (ValueError, zlib.error):
+            return None
 
-    def _records(self, messages: Iterable[StoredMessage]) -> tuple[list[bytes], list[StoredMessage]]:
-        records = []
-        faulty = []
-        for message in messages:
-            try:
-                records.append(encode_record(self.envelope(message), plain_of(message)))
-            except (ValueError, zlib.error):
-                faulty.append(message)
-        return records, faulty
-
-
-def plain_of(message: StoredMessage) -> bytes:
-    """The payload. Raises ``ValueError`` or ``zlib.error`` when it is not the stream that it should be."""
-    # Its length is known and covered by the row's checksum, so nothing beyond it is ever made.
-    decompressor = zlib.decompressobj()
-    plain = decompressor.decompress(message.data, message.plain_length + 1)
-    if len(plain) != message.plain_length or not decompressor.eof or decompressor.unused_data:
-        raise ValueError("the payload is not what was pushed")
-    return plain
+    def _plain(self, members: Iterable[StoredMessage]) -> bytes:
+        return b"".join(record_of(message, self.envelope) for message in members)

@@ -225,6 +225,8 @@ class Courier:
         while not self._stop.is_set() and self._standing.may_start(len(self._flying)) <= 0:
             if not self._start_one():
                 break
+            if self._standing.learned.offer is not None and not self._lines.ready:
+                break  # a batch leaves before more is looked for
         if not self._flying:
             self._ledger.flush()  # what rules dropped
 
@@ -236,7 +238,11 @@ class Courier:
         if self._ledger.holds:
             patience_seconds = min(patience_seconds, HOLD_SECONDS)
         self._has_waited = True  # so the first byte may have left
-        outcomes = self._transport.wait(patience_seconds)
+        outcomes: list[tuple[int, Answer | Failure]] = []
+        while not (outcomes or self._stop.is_set()) and self._draft_next():
+            outcomes = self._transport.wait(0.0)
+        if not outcomes:  # the ring of a stop may be spent
+            outcomes = self._transport.wait(0.0 if self._stop.is_set() else patience_seconds)
         ended = [(self._flying.pop(tag), outcome) for tag, outcome in outcomes if tag in self._flying]
         steps = [self._conclude(flight, outcome) for flight, outcome in ended]
         if not (steps and (self._flying or self._lines.ready)):
@@ -302,7 +308,7 @@ class Courier:
                 if not wanted:
                     return self._start_single(_AHEAD_MESSAGES)
             if wanted:
-                sending, faulty = self._batcher.freeze(wanted)
+                sending, faulty = self._batcher.freeze(wanted, learned.batch_coding())
                 if sending is not None:
                     self._leases.end(wanted)
                     self._start_batch(sending)
@@ -311,6 +317,21 @@ class Courier:
             elif not self._lines.ready:
                 break
         return False
+
+    def _draft_next(self) -> bool:
+        """Do a piece of the work on the next batch while one is under way, if it cannot grow any more; False: nothing to do."""
+        learned = self._standing.learned
+        flight = next(iter(self._flying.values()), None)
+        if flight is None or learned.offer is None or not isinstance(flight.cargo, Sending):
+            return False
+        if not self._batcher.has_draft:
+            limits = self._batcher.limits(learned.offer, learned.most_bytes)
+            ahead = self._lines.ahead(flight.cargo.batch.members, *limits)
+            if not ahead:
+                return False
+            self._batcher.draft(self._batcher.portion(ahead), learned.batch_coding())
+            return True  # what was just started leaves before the work begins
+        return self._batcher.go_on()
 
     def _start_batch(self, sending: Sending) -> None:
         learned = self._standing.learned

@@ -14,7 +14,7 @@ Pure: no clock, no queue; times are passed in. The courier fills the lines and t
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain, islice
@@ -160,24 +160,52 @@ class Lines:
         ``most_bytes`` counts plain bytes.
         """
         taken: list[StoredMessage] = []
-        size = 0
-        while self._turns and len(taken) < most_messages:
-            line = self._lines[next(iter(self._turns))]
-            before = len(taken)
-            while line.messages and len(taken) < most_messages:
-                size += line.messages[0].plain_length
-                if taken and size > most_bytes:
-                    break
+        for line, count in list(self._next(self._turns, most_messages, most_bytes)):
+            for _ in range(count):
                 message = line.messages.popleft()
                 taken.append(message)
                 self._unhold(line, message)
-            line.under_way += len(taken) - before
+            line.under_way += count
             del self._turns[line.stream]
             self._settle(line)
-            if line.messages:  # it did not fit
-                break
         self._count()
         return taken
+
+    def ahead(
+        self, landing: Iterable[StoredMessage], most_messages: int, most_bytes: int
+    ) -> list[StoredMessage]:
+        """What ``take`` will give once these have left the queue, if that is as much as it may be; else nothing: it may yet grow."""
+        lands = Counter(map(self.stream_of, landing))
+        turns = dict.fromkeys(self._turns)
+        for stream in lands:  # in the order in which they were taken, line by line, they get their turns
+            line = self._lines.get(stream)
+            if line is not None and line.messages and line.under_way == lands[stream]:
+                turns.setdefault(stream)
+        chosen = list(self._next(turns, most_messages, most_bytes))
+        messages = [message for line, count in chosen for message in islice(line.messages, count)]
+        is_full = len(messages) == most_messages or any(count < len(line.messages) for line, count in chosen)
+        return messages if is_full else []
+
+    def _next(
+        self, turns: Iterable[Stream], most_messages: int, most_bytes: int
+    ) -> Iterator[tuple[_Line, int]]:
+        """How many messages of which lines go together, with at least one message in all; the last may have more that do not fit."""
+        room = most_messages
+        size = 0
+        for stream in turns:
+            if not room:
+                return
+            line = self._lines[stream]
+            count = 0
+            for message in islice(line.messages, room):
+                size += message.plain_length
+                if size > most_bytes and (count or room < most_messages):
+                    break
+                count += 1
+            yield line, count
+            if count < len(line.messages):
+                return
+            room -= count
 
     def peek(self, most_messages: int) -> list[StoredMessage]:
         """Messages that may be taken next or soon; they stay."""

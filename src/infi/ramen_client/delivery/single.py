@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from infi.ramen_protocol import Coding, compress_batch, gzip_from_zlib, message_target
 
-from .batching import plain_of
+from .drafts import plain_of
 from .exchange import Request
 
 if TYPE_CHECKING:
