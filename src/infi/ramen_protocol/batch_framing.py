@@ -33,9 +33,12 @@ class TooManyRecords(FramingError):
     """There are more records than the server takes (a 413)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
-    """One message of a batch; ``payload`` is any bytes. Nothing of the envelope was checked but its types."""
+    """One message of a batch; ``payload`` is any bytes. Nothing of the envelope was checked but its types.
+
+    Never changed, and not frozen for the same reason as the envelope.
+    """
 
     envelope: Envelope
     payload: bytes = field(repr=False)

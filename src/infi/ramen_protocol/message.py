@@ -20,9 +20,12 @@ _MAX_UNIX_MILLISECONDS = 2**48 - 1
 _RANDOM_BYTES = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Envelope:
-    """A message without its payload. All parts as text, but for the serial."""
+    """A message without its payload. All parts as text, but for the serial.
+
+    Never changed, but not frozen, which would make it take five times as long, for every message on both sides.
+    """
 
     category: str
     system_serial: int

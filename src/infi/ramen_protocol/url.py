@@ -14,6 +14,7 @@ no leading zeros in the serial. Each length is bounded before anything else is l
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import quote, unquote_to_bytes
 
@@ -43,9 +44,16 @@ _MAX_PORT_DIGITS = 5
 
 def message_path(envelope: Envelope) -> str:
     """Build the path of a message: with its reqid, what a server knows it by. Raises as ``message_target``."""
-    names = envelope.category, envelope.sender, envelope.data_type, envelope.data_version
+    return _path(
+        envelope.category, envelope.system_serial, envelope.sender, envelope.data_type, envelope.data_version
+    )
+
+
+@lru_cache(maxsize=1024, typed=True)  # messages of one stream share it, and both sides need it for each
+def _path(category: str, serial: int, sender: str, data_type: str, data_version: str) -> str:
+    names = category, sender, data_type, data_version
     category, sender, data_type, data_version = names if _PLAIN("".join(names)) else map(_quote, names)
-    return f"{_PREFIX}{category}/{envelope.system_serial}/{sender}.{data_type}.{data_version}/"
+    return f"{_PREFIX}{category}/{serial}/{sender}.{data_type}.{data_version}/"
 
 
 def message_target(envelope: Envelope) -> str:

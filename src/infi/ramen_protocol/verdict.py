@@ -107,6 +107,20 @@ class Judgement:
     """The ``Retry-After`` header for ``parse_retry_after``; None where there is none, or one that cannot be true."""
 
 
+_ACCEPTED = 202
+_PLAIN_ACCEPTANCE: dict[str, object] = {"code": Code.ACCEPTED.value, "details": None}
+"""What nearly every answer is: it need not be judged each time."""
+_PLAINLY_ACCEPTED = Judgement(
+    Verdict.ACCEPTED,
+    Code.ACCEPTED.value,
+    details="",
+    rule=None,
+    rule_problem=None,
+    explained=True,
+    retry_after=None,
+)
+
+
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> Judgement:
     """Judge what a version 1 answer says about its message; never raises, whatever came.
 
@@ -114,8 +128,10 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Judgement:
     looked at.
     """
     answer = json_object(body, max_bytes=MAX_ANSWER_BYTES)
-    code = agreed_code(status, answer)
     retry_after = believable_retry_after(headers)
+    if status == _ACCEPTED and answer == _PLAIN_ACCEPTANCE and retry_after is None:
+        return _PLAINLY_ACCEPTED
+    code = agreed_code(status, answer)
     if code is not None:
         return explained(status, code, answer, retry_after)
     return Judgement(

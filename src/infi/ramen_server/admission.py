@@ -12,7 +12,6 @@ import codecs
 import math
 import re
 import threading
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -291,6 +290,7 @@ def answer(decision: Decision, announced: Sequence[Header] = (ACCEPT_ENCODING,))
     return Answer(status, headers, body)
 
 
+_IS_JSON = "SELECT json_valid(CAST(? AS TEXT), 1)"
 _thread = threading.local()
 
 
@@ -303,11 +303,11 @@ def is_json(payload: bytes) -> bool:
     connection = getattr(_thread, "connection", None)
     if connection is None:
         connection = _thread.connection = apsw.Connection(":memory:")
-    large = len(payload) > _LARGE_CHECK_BYTES
-    with _large_check if large else nullcontext():
+    if len(payload) <= _LARGE_CHECK_BYTES:
+        return bool(connection.execute(_IS_JSON, (payload,)).get)
+    with _large_check:
         # A statement that is kept for the next time would keep its copy of the payload until then.
-        query = connection.execute("SELECT json_valid(CAST(? AS TEXT), 1)", (payload,), can_cache=not large)
-        return bool(query.get == 1)
+        return bool(connection.execute(_IS_JSON, (payload,), can_cache=False).get)
 
 
 def _is_utf8(payload: bytes) -> bool:

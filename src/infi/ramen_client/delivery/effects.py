@@ -18,8 +18,7 @@ from .flight import Flight, Step
 from .judging import say_answer, say_refused_token
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from infi.ramen_client.blacklist import StoredBlacklist
     from infi.ramen_client.config import QueueReaderConfig
@@ -85,7 +84,7 @@ class Effects:
         """Messages stay in the queue, and are sent again."""
         self.lines.put_back(messages)
 
-    def accepted(self, accepted: Counter[Stream], flight: Flight) -> None:
+    def accepted(self, accepted: Mapping[Stream, int], flight: Flight) -> None:
         """The server took so many messages of each stream."""
         for stream, messages in accepted.items():
             self.blame.accepted(stream, messages)

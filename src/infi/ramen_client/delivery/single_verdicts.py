@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from infi.ramen_client.storage import SUSPECT_AFTER, Fate, Settlement
@@ -48,12 +47,12 @@ class SingleVerdicts:
             case Verdict.ACCEPTED:
                 self._effects.ledger.hold(message, Fate.ACCEPTED)
                 self._effects.left([message])
-                self._effects.accepted(Counter([self._effects.lines.stream_of(message)]), flight)
+                self._effects.accepted({self._effects.lines.stream_of(message): 1}, flight)
                 return Step.ACCEPTED
             case Verdict.DROPPED:
                 self._effects.ledger.settle([Settlement(message, Fate.DROPPED)])
                 self._effects.left([message])
-                self._effects.accepted(Counter([self._effects.lines.stream_of(message)]), flight)
+                self._effects.accepted({self._effects.lines.stream_of(message): 1}, flight)
                 self._effects.take_rule(judgement)
                 return Step.DROPPED
             case Verdict.REJECTED:

@@ -99,9 +99,9 @@ class DeadLetter:
     death: Death
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
-    """What became of one message; ``death`` is given with ``Fate.DEAD`` alone."""
+    """What became of one message; ``death`` is given with ``Fate.DEAD`` alone. Never changed, as ``NewMessage``."""
 
     message: StoredMessage
     fate: Fate

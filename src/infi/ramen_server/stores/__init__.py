@@ -33,9 +33,12 @@ EXPORT_PAGE_BYTES = 4 * 1024 * 1024
 """What one page of an export holds in memory, and one message more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewMessage:
-    """A message that was admitted. ``payload`` is one JSON text in UTF-8; ``token`` the name of the sender's token."""
+    """A message that was admitted. ``payload`` is one JSON text in UTF-8; ``token`` the name of the sender's token.
+
+    Never changed, and not frozen for the same reason as the envelope.
+    """
 
     envelope: Envelope
     payload: bytes = field(repr=False)

@@ -217,7 +217,8 @@ class SqliteStore:
     def _commit(self, messages: list[NewMessage], now_ms: int) -> list[Outcome]:
         connection = self._open()
         outcomes: list[Outcome] = []
-        position, stored_bytes = self._last_position, 0
+        rows: list[tuple[int | str | bytes, ...]] = []
+        position, stored_bytes, largest = self._last_position, 0, 0
         with _files.transaction(connection):
             self._seen.begin(now_ms)
             for message in messages:
@@ -227,10 +228,11 @@ class SqliteStore:
                     continue
                 position += 1
                 stored_bytes += len(message.payload)
-                # A statement that is kept for the next time would keep its copy of the payload until then.
-                keep = len(message.payload) <= _KEPT_PAYLOAD_BYTES
-                connection.execute(_INSERT, _row(position, now_ms, message), can_cache=keep)
+                largest = max(largest, len(message.payload))
+                rows.append(_row(position, now_ms, message))
                 outcomes.append(Outcome.STORED)
+            # A statement that is kept for the next time would keep its copy of the last payload until then.
+            connection.executemany(_INSERT, rows, can_cache=largest <= _KEPT_PAYLOAD_BYTES)
             self._seen.finish()
             stored = position - self._last_position
             connection.execute(_ENTER, (position, stored, stored_bytes, len(messages) - stored))
