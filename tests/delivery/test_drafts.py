@@ -18,7 +18,7 @@ from infi.ramen_client.delivery.outage import OutageLog
 from infi.ramen_client.delivery.stop import Stop
 from infi.ramen_client.queue_writer import QueueWriter
 from infi.ramen_client.storage import ActiveReader, Matching, purge
-from infi.ramen_protocol import BATCH_CONTENT_TYPE, BatchId, decode_body, decode_records
+from infi.ramen_protocol import BATCH_CONTENT_TYPE, BatchId, Rule, decode_body, decode_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,6 +194,15 @@ def test_what_a_new_rule_drops_is_not_sent_though_it_was_made_ready(bench: Bench
         bench.turn()
     assert [number for batch in bench.server.batches for number in batch] == [*range(5), *range(6, 20, 2)]
     assert bench.queue.books().blacklisted == 8
+
+
+def test_what_a_rule_drops_is_not_made_ready(bench: Bench, made: Counter[int]) -> None:
+    bench.blacklist.receive(Rule(data_version="v1"))
+    for number in range(20):
+        bench.push(number, version=f"v{number % 2}")
+    while bench.queue.size():
+        bench.turn()
+    assert made == Counter(range(0, 20, 2))
 
 
 def test_what_was_made_ready_in_a_coding_that_the_server_refuses_comes_in_another(bench: Bench) -> None:

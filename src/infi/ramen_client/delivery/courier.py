@@ -32,7 +32,6 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from infi.ramen_client.errors import AuthenticationError
-from infi.ramen_client.storage import Fate
 from infi.ramen_protocol import Coding, Envelope, origin
 
 from .batch_verdicts import BatchVerdicts
@@ -44,12 +43,13 @@ from .flight import Flight, Step
 from .leases import Leases
 from .ledger import HOLD_SECONDS, Ledger
 from .lines import Lines, Ordering
+from .lookout import Lookout
 from .single import single_request
 from .single_verdicts import SingleVerdicts
 from .standing import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from infi.ramen_client.blacklist import StoredBlacklist
     from infi.ramen_client.config import QueueReaderConfig
@@ -100,7 +100,6 @@ class Courier:
     ) -> None:
         self._reader = reader
         self._config = config
-        self._blacklist = blacklist
         self._transport = transport
         self._stop = stop
         self._monotonic = monotonic
@@ -123,6 +122,16 @@ class Courier:
         self._envelope = partial(_envelope_of, reader.place)
         self._batcher = Batcher(reader, server, self._envelope)
         self._leases = Leases(reader)
+        self._lookout = Lookout(
+            reader,
+            blacklist,
+            self._envelope,
+            lines=self._lines,
+            leases=self._leases,
+            ledger=self._ledger,
+            stop=stop,
+            monotonic=monotonic,
+        )
         self._effects = Effects(
             reader,
             config,
@@ -141,7 +150,6 @@ class Courier:
         self._batches = BatchVerdicts(self._effects)
         self._flying: dict[int, Flight] = {}
         self._has_waited = False
-        self._end_mark: tuple[int, int] | None = None
         self._lines.claim_again(self._batcher.load())
         self._effects.recall()
 
@@ -160,7 +168,7 @@ class Courier:
     @property
     def seen(self) -> tuple[int, int] | None:
         """What ``ActiveReader.change_mark`` was when everything in the queue had been seen; None: not everything was."""
-        return self._end_mark
+        return self._lookout.seen
 
     @property
     def has_room(self) -> bool:
@@ -175,7 +183,7 @@ class Courier:
             or self._lines.ready
             or self._batcher.waiting
             or self._lines.next_release() is not None
-            or not self._has_seen_all
+            or not self._lookout.has_seen_all
         )
 
     @property
@@ -190,16 +198,12 @@ class Courier:
 
     def _next_turn(self) -> float:
         """The seconds until the first of what is left may be sent, as far as it is not the server that all wait for."""
-        if self._lines.ready or not self._has_seen_all:
+        if self._lines.ready or not self._lookout.has_seen_all:
             return 0.0
         turns = [sending.not_before for sending in self._batcher.waiting]
         if (release := self._lines.next_release()) is not None:
             turns.append(release)
         return max(0.0, min(turns, default=0.0) - self._monotonic())
-
-    @property
-    def _has_seen_all(self) -> bool:
-        return self._end_mark is not None and self._end_mark == self._reader.change_mark()
 
     # Steps
 
@@ -299,8 +303,8 @@ class Courier:
             most_messages, most_bytes = self._batcher.limits(offer, learned.most_bytes)
             # One batch is under way while the next one is gathered.
             self._lines.most_in_line = max(_AHEAD_MESSAGES, 2 * most_messages)
-            self._look_for(most_messages, max(_AHEAD_MESSAGES, most_messages), most_bytes)
-            wanted = self._without_blacklisted(self._lines.take(most_messages, most_bytes))
+            self._lookout.look_for(most_messages, max(_AHEAD_MESSAGES, most_messages), most_bytes)
+            wanted = self._lookout.without_blacklisted(self._lines.take(most_messages, most_bytes))
             if wanted:
                 portion = self._batcher.portion(wanted)
                 self._effects.keep(wanted[len(portion) :])
@@ -327,9 +331,10 @@ class Courier:
         if not self._batcher.has_draft:
             limits = self._batcher.limits(learned.offer, learned.most_bytes)
             ahead = self._lines.ahead(flight.cargo.batch.members, *limits)
-            if not ahead:
+            wanted = self._lookout.probably_wanted(ahead)
+            if not wanted:
                 return False
-            self._batcher.draft(self._batcher.portion(ahead), learned.batch_coding())
+            self._batcher.draft(self._batcher.portion(wanted), learned.batch_coding())
             return True  # what was just started leaves before the work begins
         return self._batcher.go_on()
 
@@ -344,7 +349,7 @@ class Courier:
 
     def _start_single(self, ahead: int) -> bool:
         while not self._stop.is_set():
-            self._look_for(1, ahead, _AHEAD_BYTES)
+            self._lookout.look_for(1, ahead, _AHEAD_BYTES)
             taken = self._lines.take(1, 0)
             if not taken:
                 break
@@ -353,7 +358,7 @@ class Courier:
                 self._leases.take([message, *self._lines.peek(ahead - 1)])  # in one write
             if message not in self._leases:
                 self._lines.done(taken)  # somebody took it out of the queue
-            elif self._without_blacklisted(taken):
+            elif self._lookout.without_blacklisted(taken):
                 coding, headers = self._standing.learned.message_coding(), self._credentials.current()
                 request = single_request(
                     message,
@@ -375,50 +380,6 @@ class Courier:
         round_number = self._standing.started(len(request.body))
         self._transport.start(tag, request)
         self._flying[tag] = Flight(cargo, coding, headers, round_number)
-
-    # Looking
-
-    def _look_for(self, wanted: int, most_messages: int, most_bytes: int) -> None:
-        """Look for messages until so many are wanted and ready, or there are no more."""
-        for want in list(self._lines.wants(self._monotonic())):
-            found, reached = self._reader.look_at_stream(
-                want.stream, after=want.after, max_messages=most_messages, max_bytes=most_bytes
-            )
-            self._lines.found(want, found.messages, reached, is_all=found.is_all)
-        looks = 0
-        # A look more than is needed while one stream alone is known: if it is refused, another one shall have its turn.
-        while self._lines.ready < wanted or (
-            not looks and self._lines.turns == 1 and not self._lines.are_one
-        ):
-            mark = self._reader.change_mark()
-            if mark == self._end_mark or self._lines.are_full or self._stop.is_set():
-                break
-            looks += 1
-            self._ledger.flush()
-            self._blacklist.reload()
-            found = self._reader.look_ahead(most_messages, most_bytes, self._lines.passed_over())
-            self._lines.add(found.messages)
-            if found.is_all:
-                self._end_mark = mark
-                break
-
-    def _without_blacklisted(self, messages: Sequence[StoredMessage]) -> list[StoredMessage]:
-        if not self._blacklist.has_rules:
-            return list(messages)
-        wanted = []
-        for message in messages:
-            rule = self._blacklist.match(self._envelope(message))
-            if rule is not None:
-                self._blacklist.reload()  # an operator may have lifted it since
-                rule = self._blacklist.match(self._envelope(message))
-            if rule is None:
-                wanted.append(message)
-                continue
-            self._ledger.hit(rule.rule_id)
-            self._ledger.hold(message, Fate.BLACKLISTED)
-            self._leases.end([message])
-            self._lines.done([message])
-        return wanted
 
 
 def _envelope_of(place: Place, message: StoredMessage) -> Envelope:
