@@ -91,21 +91,25 @@ class Bench:
         active = ActiveReader.activate(self.queue)
         assert active is not None
         self.active = active
+        self.config = config
         self.blacklist = StoredBlacklist(config, self.queue)
-        self.courier = Courier(
-            active,
-            config,
+        self.courier = self.make_courier()
+        self.push(-1)
+        self.turn()  # version 2 is known from here on
+        assert self.courier.handled == 1
+
+    def make_courier(self) -> Courier:
+        return Courier(
+            self.active,
+            self.config,
             self.blacklist,
             self.server,  # type: ignore[arg-type]
             OutageLog("imx_1"),
             stop=self.stop,
         )
-        self.push(-1)
-        self.turn()  # version 2 is known from here on
-        assert self.courier.handled == 1
 
-    def push(self, *numbers: int, version: str = "v1") -> None:
-        self.writer.push_many(("metrics", "x", version, number) for number in numbers)
+    def push(self, *numbers: int, data_type: str = "x", version: str = "v1") -> None:
+        self.writer.push_many(("metrics", data_type, version, number) for number in numbers)
 
     def start(self) -> None:
         """As a run: what is started leaves, and then more is looked for."""
@@ -260,3 +264,18 @@ def test_one_that_no_record_can_be_made_of_stops_none_of_its_neighbours(
         number for number in range(15) if number != 7
     ]
     assert bench.queue.books().dead == 1
+
+
+def test_all_batches_that_lie_frozen_are_started_at_once(bench: Bench) -> None:
+    bench.push(*range(5), data_type="x")
+    bench.push(*range(5, 10), data_type="y")
+    bench.start()
+    assert bench.courier.in_flight == 2
+    bench.courier.abandon()
+    bench.server.started.clear()
+    bench.courier = bench.make_courier()
+    bench.courier.start()
+    assert bench.courier.in_flight == 2
+    while bench.queue.size():
+        bench.turn()
+    assert bench.server.batches == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]

@@ -229,7 +229,7 @@ class Courier:
         while not self._stop.is_set() and self._standing.may_start(len(self._flying)) <= 0:
             if not self._start_one():
                 break
-            if self._standing.learned.offer is not None and not self._lines.ready:
+            if self._standing.learned.offer is not None and not (self._lines.ready or self._batcher.waiting):
                 break  # a batch leaves before more is looked for
         if not self._flying:
             self._ledger.flush()  # what rules dropped
