@@ -49,7 +49,7 @@ def message_path(envelope: Envelope) -> str:
     )
 
 
-@lru_cache(maxsize=1024, typed=True)  # messages of one stream share it, and both sides need it for each
+@lru_cache(maxsize=256, typed=True)  # messages of one stream share it, and both sides need it for each
 def _path(category: str, serial: int, sender: str, data_type: str, data_version: str) -> str:
     names = category, sender, data_type, data_version
     category, sender, data_type, data_version = names if _PLAIN("".join(names)) else map(_quote, names)
