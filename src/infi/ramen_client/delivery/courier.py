@@ -198,7 +198,7 @@ class Courier:
 
     def _next_turn(self) -> float:
         """The seconds until the first of what is left may be sent, as far as it is not the server that all wait for."""
-        if self._lines.ready or not self._lookout.has_seen_all:
+        if self._lines.ready or not (self._lines.are_full or self._lookout.has_seen_all):
             return 0.0
         turns = [sending.not_before for sending in self._batcher.waiting]
         if (release := self._lines.next_release()) is not None:
