@@ -49,7 +49,6 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self._selector.register(wake_descriptor, selectors.EVENT_READ)
         self._watched: dict[int, int] = {}
-        self._identities: dict[int, object] = {}
         self._timer: float | None = None
         self._timer_calls: deque[int] = deque(maxlen=1)
         self._all: list[Transfer] = []
@@ -120,7 +119,6 @@ class Loop:
             self._heed_calls()
             # What ended by this, and a wake-up, must be seen before any waiting.
             latest = now
-        self.watch_sockets()
         until = latest if self._timer is None else min(latest, self._timer)
         woken = False
         for key, events in self._selector.select(max(0.0, until - now)):
@@ -178,46 +176,27 @@ class Loop:
         if self._timer_calls:
             milliseconds = self._timer_calls.pop()
             self._timer = None if milliseconds < 0 else monotonic() + milliseconds / 1000
+        if self._socket_calls:
+            self._watch_sockets()
 
-    def watch_sockets(self) -> None:
-        """Watch what libcurl wants watched by now: before a wait, and before another loop waits for this one (``attend``)."""
-        if not self._socket_calls:
-            return
+    def _watch_sockets(self) -> None:
         calls = iter(self._socket_calls)
         wanted: dict[int, int] = {}
-        given_up: set[int] = set()
         for what, descriptor, _, _ in zip(calls, calls, calls, calls, strict=True):
             if what in {POLL_REMOVE, POLL_NONE}:
-                given_up.add(descriptor)
+                # It may be closed by now, and its number used again: forgetting it is safe, all else must wait.
                 wanted.pop(descriptor, None)
+                if self._watched.pop(descriptor, None) is not None:
+                    self._selector.unregister(descriptor)
             else:
                 wanted[descriptor] = what
         self._socket_calls.clear()
-        for descriptor in given_up:
-            # Mostly the same connection with its next request: that it is watched already saves a sixth of the request.
-            if descriptor not in wanted or _identity(descriptor) != self._identities.get(descriptor):
-                self._forget(descriptor)
         for descriptor, what in wanted.items():
             if descriptor not in self._watched:
                 self._selector.register(descriptor, what)
-                self._identities[descriptor] = _identity(descriptor)
             elif self._watched[descriptor] != what:
                 self._selector.modify(descriptor, what)
             self._watched[descriptor] = what
-
-    def _forget(self, descriptor: int) -> None:
-        """It may be closed by now, and its number used again: forgetting it is safe."""
-        if self._watched.pop(descriptor, None) is not None:
-            del self._identities[descriptor]
-            self._selector.unregister(descriptor)
-
-
-def _identity(descriptor: int) -> object:
-    """What a descriptor stands for, which its number does not tell; where the system does not tell either, never the same."""
-    try:
-        return os.fstat(descriptor).st_ino or object()
-    except OSError:
-        return object()
 
 
 def _collect(calls: list[Any], raised: list[BaseException]) -> Generator[int, object, None]:

@@ -50,7 +50,6 @@ class Loops:
         for loop in self._older:
             woken |= loop.turn(0)
             ended += loop.ended()
-            loop.watch_sockets()
         if self._older:
             latest = 0 if ended else min(latest, *(loop.due for loop in self._older))
         woken |= self._current.turn(latest)
