@@ -65,6 +65,9 @@ _NAME_CACHE_SECONDS = 5
 """The addresses of a name serve the connections of one burst; each later one asks again, so that a name that was
 pointed elsewhere during an outage is heeded by the next attempt."""
 
+_UPLOAD_BUFFER_BYTES = 256 * 1024
+"""A batch leaves in one turn of the loop, if its socket takes it: the reader does other work before the next turn."""
+
 _KEEPALIVE_SECONDS = 30
 
 _KEPT_BODY_BYTES = 64 * 1024
@@ -301,6 +304,7 @@ _CONSTANT_OPTIONS: tuple[tuple[int, object], ...] = (
     (pycurl.NETRC, pycurl.NETRC_IGNORED),
     (pycurl.NOSIGNAL, 1),
     (pycurl.TCP_NODELAY, 1),
+    (pycurl.UPLOAD_BUFFERSIZE, _UPLOAD_BUFFER_BYTES),
     (pycurl.TCP_KEEPALIVE, 1),
     (pycurl.TCP_KEEPIDLE, _KEEPALIVE_SECONDS),
     (pycurl.TCP_KEEPINTVL, _KEEPALIVE_SECONDS),

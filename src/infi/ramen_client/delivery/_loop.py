@@ -121,7 +121,10 @@ class Loop:
             latest = now
         until = latest if self._timer is None else min(latest, self._timer)
         woken = False
-        for key, events in self._selector.select(max(0.0, until - now)):
+        ready = self._selector.select(max(0.0, until - now))
+        if not ready and monotonic() < until:
+            self._renew_selector()
+        for key, events in ready:
             if key.fd == self._wake_descriptor:
                 woken = True
             elif (
@@ -178,6 +181,16 @@ class Loop:
             self._timer = None if milliseconds < 0 else monotonic() + milliseconds / 1000
         if self._socket_calls:
             self._watch_sockets()
+
+    def _renew_selector(self) -> None:
+        """Watch the same with a new selector: the old one was woken by what is not watched any more.
+
+        Linux's epoll forgets a closed descriptor only when nobody holds its file open; but a child that was forked meanwhile does.
+        """
+        old, self._selector = self._selector, selectors.DefaultSelector()
+        for key in old.get_map().values():
+            self._selector.register(key.fd, key.events, key.data)
+        old.close()
 
     def _watch_sockets(self) -> None:
         calls = iter(self._socket_calls)

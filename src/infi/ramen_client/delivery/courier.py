@@ -150,6 +150,7 @@ class Courier:
         self._batches = BatchVerdicts(self._effects)
         self._flying: dict[int, Flight] = {}
         self._has_waited = False
+        self._reported: list[tuple[int, Answer | Failure]] = []
         self._lines.claim_again(self._batcher.load())
         self._effects.recall()
 
@@ -183,7 +184,7 @@ class Courier:
             or self._lines.ready
             or self._batcher.waiting
             or self._lines.next_release() is not None
-            or not self._lookout.has_seen_all
+            or self._lookout.may_find
         )
 
     @property
@@ -198,7 +199,7 @@ class Courier:
 
     def _next_turn(self) -> float:
         """The seconds until the first of what is left may be sent, as far as it is not the server that all wait for."""
-        if self._lines.ready or not (self._lines.are_full or self._lookout.has_seen_all):
+        if self._lines.ready or self._lookout.may_find:
             return 0.0
         turns = [sending.not_before for sending in self._batcher.waiting]
         if (release := self._lines.next_release()) is not None:
@@ -229,8 +230,8 @@ class Courier:
         while not self._stop.is_set() and self._standing.may_start(len(self._flying)) <= 0:
             if not self._start_one():
                 break
-            if self._standing.learned.offer is not None and not (self._lines.ready or self._batcher.waiting):
-                break  # a batch leaves before more is looked for
+            if self._standing.learned.offer is not None:
+                self._let_leave()  # before more is looked for
         if not self._flying:
             self._ledger.flush()  # what rules dropped
 
@@ -239,14 +240,21 @@ class Courier:
 
         None: nothing ended. Raises ``AuthenticationError`` when the token is refused.
         """
+        while not (self._reported or self._stop.is_set()) and self._draft_next():
+            self._let_leave()
+        # The ring of a stop may be spent.
+        return self._wait(0.0 if self._stop.is_set() else patience_seconds)
+
+    def _let_leave(self) -> None:
+        """Let what was started leave, as far as it does without waiting."""
+        self._has_waited = True  # so the first byte may have left
+        self._reported += self._transport.wait(0.0)
+
+    def _wait(self, patience_seconds: float) -> Step | None:
         if self._ledger.holds:
             patience_seconds = min(patience_seconds, HOLD_SECONDS)
-        self._has_waited = True  # so the first byte may have left
-        outcomes: list[tuple[int, Answer | Failure]] = []
-        while not (outcomes or self._stop.is_set()) and self._draft_next():
-            outcomes = self._transport.wait(0.0)
-        if not outcomes:  # the ring of a stop may be spent
-            outcomes = self._transport.wait(0.0 if self._stop.is_set() else patience_seconds)
+        self._has_waited = True
+        outcomes, self._reported = self._reported or self._transport.wait(patience_seconds), []
         ended = [(self._flying.pop(tag), outcome) for tag, outcome in outcomes if tag in self._flying]
         steps = [self._conclude(flight, outcome) for flight, outcome in ended]
         if not (steps and (self._flying or self._lines.ready)):
@@ -267,7 +275,7 @@ class Courier:
             for _ in range(2):
                 if self._flying and self._has_waited and self._stop.is_set():
                     with suppress(AuthenticationError):
-                        step = self.wait(_LAST_ANSWER_SECONDS / 2) or step
+                        step = self._wait(_LAST_ANSWER_SECONDS / 2) or step
         finally:
             for tag, flight in self._flying.items():
                 if not isinstance(flight.cargo, Sending):

@@ -16,6 +16,7 @@ from infi.ramen_protocol import MAX_RETRY_AFTER_SECONDS, Code, parse_retry_after
 from .backoff import Backoff
 from .flight import Flight, Step
 from .judging import say_answer, say_refused_token
+from .lines import BEFORE_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from .standing import Standing
 
 logger = logging.getLogger("ramen_client")
-
-_BEFORE_ALL = -(2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,8 @@ class Effects:
             left = min(max((waits.retry_at_ms - now_ms()) / 1000, 0.0), MAX_RETRY_AFTER_SECONDS)
             stream = (waits.category, waits.data_type)
             self.lines.hold(stream, self.monotonic() + left)
-            self.lines.unseen(stream, _BEFORE_ALL)
-            self._heads[stream] = _BEFORE_ALL
+            self.lines.unseen(stream, BEFORE_ALL)
+            self._heads[stream] = BEFORE_ALL
 
     def take_token_refusal(self) -> str | None:
         """Why the token was refused, once."""

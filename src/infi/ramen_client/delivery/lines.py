@@ -31,6 +31,9 @@ _MOST_BYTES_IN_LINE = 2 * 1024 * 1024
 _MOST = 8192
 _MOST_BYTES = 16 * 1024 * 1024
 
+BEFORE_ALL = -(2**63)
+"""A position before that of any message."""
+
 
 class Ordering(Enum):
     """What is delivered in order, as the configuration names it."""
@@ -72,6 +75,10 @@ class Lines:
         """How many messages may be taken now."""
         self._held = 0
         self._held_bytes = 0
+
+    def __contains__(self, message: StoredMessage) -> bool:
+        """Whether a message is in a line or under way."""
+        return message.position in self._known
 
     def stream_of(self, message: StoredMessage) -> Stream:
         """What a message is in order with."""
@@ -150,6 +157,14 @@ class Lines:
             self._forget(line)
             line.unseen_after = None
             self._settle(line)
+        self._count()
+
+    def look_again(self) -> None:
+        """Something came in behind what was seen: what is passed over is to be looked for from the beginning."""
+        for line in list(self._lines.values()):
+            if line.unseen_after is not None:
+                self._forget(line)
+                line.unseen_after = BEFORE_ALL
         self._count()
 
     # To the server

@@ -42,21 +42,20 @@ class Lookout:
         self._ledger = ledger
         self._stop = stop
         self._monotonic = monotonic
+        self._starts = reader.starts
         self.seen: tuple[int, int] | None = None
         """What ``ActiveReader.change_mark`` was when everything in the queue had been seen; None: not everything was."""
 
     @property
-    def has_seen_all(self) -> bool:
-        """Whether nothing can be in the queue that was not seen."""
-        return self.seen is not None and self.seen == self._reader.change_mark()
+    def may_find(self) -> bool:
+        """Whether looking now may find something."""
+        if next(self._lines.wants(self._monotonic()), None) is not None:
+            return True
+        return not self._lines.are_full and (self.seen is None or self.seen != self._reader.change_mark())
 
     def look_for(self, wanted: int, most_messages: int, most_bytes: int) -> None:
         """Look for messages until so many are ready to be taken, or there are no more."""
-        for want in list(self._lines.wants(self._monotonic())):
-            found, reached = self._reader.look_at_stream(
-                want.stream, after=want.after, max_messages=most_messages, max_bytes=most_bytes
-            )
-            self._lines.found(want, found.messages, reached, is_all=found.is_all)
+        self._look_behind(most_messages, most_bytes)
         looks = 0
         # A look more than is needed while one stream alone is known: if it is refused, another one shall have its turn.
         while self._lines.ready < wanted or (
@@ -69,10 +68,21 @@ class Lookout:
             self._ledger.flush()
             self._blacklist.reload()
             found = self._reader.look_ahead(most_messages, most_bytes, self._lines.passed_over())
+            if self._reader.starts != self._starts:
+                self._starts = self._reader.starts
+                self._lines.look_again()
+                self._look_behind(most_messages, most_bytes)
             self._lines.add(found.messages)
             if found.is_all:
                 self.seen = mark
                 break
+
+    def _look_behind(self, most_messages: int, most_bytes: int) -> None:
+        for want in list(self._lines.wants(self._monotonic())):
+            found, reached = self._reader.look_at_stream(
+                want.stream, after=want.after, max_messages=most_messages, max_bytes=most_bytes
+            )
+            self._lines.found(want, found.messages, reached, is_all=found.is_all)
 
     def without_blacklisted(self, messages: Sequence[StoredMessage]) -> list[StoredMessage]:
         """Those of what was taken from the lines that no rule drops; the others leave the queue."""

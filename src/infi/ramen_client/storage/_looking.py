@@ -6,8 +6,8 @@ be passed over, and later looks behind it for the messages of one of these (``lo
 look reads a bounded part of the table, in a read transaction of its own.
 
 The frontier goes back to the beginning when something came in behind it: dead letters that were brought back, and what was carried
-over from a damaged file. Then messages may be found a second time; whoever asks knows those that it has. What is frozen in a batch
-is not found.
+over from a damaged file. Then messages may be found a second time; whoever asks knows those that it has, and looks again behind the
+frontier for what it had passed over (``starts``). What is frozen in a batch is not found.
 """
 
 from __future__ import annotations
@@ -56,10 +56,13 @@ class Frontier:
     def __init__(self) -> None:
         self._position = _BEFORE_ALL
         self._brought_back: int | None = None
+        self.starts = 1
+        """How often it has begun to look from the beginning."""
 
     def start_over(self) -> None:
         """Look from the beginning again."""
         self._position = _BEFORE_ALL
+        self.starts += 1
 
     def look_ahead(
         self,

@@ -185,6 +185,11 @@ class ActiveReader:
             if self._database.reader_patience.is_told_to_stop():
                 return Found([], [], is_all=False)
 
+    @property
+    def starts(self) -> int:
+        """How often it was looked from the beginning: when this changes, what was passed over may have got something behind it."""
+        return self._work.frontier.starts
+
     def _look_ahead(
         self, most_messages: int, most_bytes: int, passing_over: Collection[Stream], *, only_backlog: bool
     ) -> Found:
