@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import selectors
+import signal
+import socket
 import threading
 import time
 from time import monotonic
@@ -235,3 +239,43 @@ def test_a_connection_that_has_lived_long_takes_no_new_request(
             assert answer_of(transport, post(server.url())).status == 202
             time.sleep(0.05)
         assert len(server.received) > 2
+
+
+def test_a_connection_that_a_forked_child_holds_open_wakes_nobody_when_it_has_ended(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, forked, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def script(connection: Connection) -> None:
+        connection.request()
+        asked.set()
+        assert forked.wait(20)
+        connection.send(ACCEPTED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        connection.socket.shutdown(socket.SHUT_RDWR)  # a close would leave the child's copy of this end open
+        ended.set()
+
+    with WireServer(script) as server:
+        transport.start(1, post(server.url()))
+        while not asked.is_set():
+            assert not transport.wait(0.01)
+        child = os.fork()
+        if not child:
+            signal.pause()
+            os._exit(0)
+        try:
+            forked.set()
+            assert len(outcomes(transport, 1)) == 1
+            assert ended.wait(20)
+            waits = []
+            select = selectors.DefaultSelector.select
+
+            def counting(self: selectors.DefaultSelector, timeout: float | None = None) -> object:
+                waits.append(timeout)
+                return select(self, timeout)
+
+            monkeypatch.setattr(selectors.DefaultSelector, "select", counting)
+            assert not transport.wait(0.3)
+            assert len(waits) < 10
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,21 @@ from infi.ramen_client.config import QueueReaderConfig
 from infi.ramen_client.delivery import drafts
 from infi.ramen_client.delivery.courier import Courier
 from infi.ramen_client.delivery.exchange import Answer, Request
+from infi.ramen_client.delivery.flight import Step
 from infi.ramen_client.delivery.outage import OutageLog
 from infi.ramen_client.delivery.stop import Stop
 from infi.ramen_client.queue_writer import QueueWriter
-from infi.ramen_client.storage import ActiveReader, Matching, purge
-from infi.ramen_protocol import BATCH_CONTENT_TYPE, BatchId, Rule, decode_body, decode_records
+from infi.ramen_client.storage import ActiveReader, Matching, ReqidOrigin, StoredMessage, purge
+from infi.ramen_protocol import (
+    BATCH_CONTENT_TYPE,
+    BatchId,
+    Coding,
+    Envelope,
+    Rule,
+    batch_digest,
+    decode_body,
+    decode_records,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,18 +243,96 @@ def test_what_is_purged_after_it_was_made_ready_is_not_sent(bench: Bench) -> Non
     assert bench.server.batches == [[0, 1, 2, 3, 4], [20, 21, 22, 23, 24]]
 
 
-def test_a_stop_during_the_work_waits_for_nothing(bench: Bench) -> None:
+def test_a_stop_during_the_work_ends_it_and_the_answer_that_is_due_still_counts(bench: Bench) -> None:
     bench.push(*range(10))
     bench.start()
     wait = bench.server.wait
+    waits: list[float] = []
 
     def stopping(timeout_seconds: float) -> list[tuple[int, Any]]:
-        assert timeout_seconds == 0.0
-        bench.stop.set()
+        waits.append(timeout_seconds)
+        if len(waits) <= 2:
+            bench.stop.set()
+            return wait(0.0)
         return wait(timeout_seconds)
 
     bench.server.wait = stopping  # type: ignore[method-assign]
     assert bench.courier.wait(60.0) is None
+    assert waits == [0.0, 0.0]
+    assert bench.courier.abandon() is Step.ACCEPTED
+    assert 0.0 < sum(waits) < 0.1
+    assert bench.server.batches == [[0, 1, 2, 3, 4]]
+    assert bench.queue.size() == 5
+
+
+def test_another_streams_batch_leaves_a_draft_alone(bench: Bench, made: Counter[int]) -> None:
+    bench.push(*range(10))
+    bench.start()
+    bench.courier._draft_next()
+    while bench.courier._draft_next():
+        pass
+    bench.push(20, data_type="y")
+    bench.courier.start()
+    assert bench.courier.in_flight == 2
+    bench.courier.wait(1.0)
+    bench.turn()
+    assert bench.server.batches == [[0, 1, 2, 3, 4], [20], [5, 6, 7, 8, 9]]
+    assert made == Counter([*range(10), 20])
+
+
+def test_a_draft_whose_messages_went_another_way_is_no_obstacle(bench: Bench, made: Counter[int]) -> None:
+    bench.push(*range(10))
+    bench.turn()
+    assert set(made) == set(range(10))
+    bench.blacklist.receive(Rule(data_version="v1"))
+    while bench.queue.size():
+        bench.courier.start()
+        if bench.courier.in_flight:
+            bench.courier.wait(1.0)
+    bench.push(*range(20, 30), version="v2")
+    bench.turn()
+    assert set(made) == {*range(10), *range(20, 30)}
+    bench.turn()
+    assert made == Counter([*range(10), *range(20, 30)])
+
+
+@pytest.mark.parametrize("coding", Coding)
+@pytest.mark.parametrize("messages", [1, 3, 40])
+def test_piece_by_piece_a_draft_becomes_what_a_server_reads(coding: Coding, messages: int) -> None:
+    payloads = [random.Random(number).randbytes(10_000).hex().encode() for number in range(messages)]
+    stored = [message(number, payload) for number, payload in enumerate(payloads)]
+    draft = drafts.Draft(stored, coding, envelope_of)
+    pieces = 0
+    while not draft.is_complete:
+        draft.go_on()
+        pieces += 1
+    records = b"".join(drafts.record_of(each, envelope_of) for each in stored)
+    assert draft.body is not None
+    label = None if coding is Coding.IDENTITY else coding.label
+    assert decode_body(draft.body, label, max_bytes=10**7) == records
+    assert draft.digest == batch_digest(records)
+    assert draft.plain_bytes == len(records)
+    assert pieces == -(-messages // 4)
+
+
+def message(number: int, payload: bytes) -> StoredMessage:
+    return StoredMessage(
+        position=number,
+        category="metrics",
+        data_type="x",
+        data_version="v1",
+        system_version="1",
+        reqid=f"r{number}",
+        reqid_origin=ReqidOrigin.PUSH,
+        pushed_at_ms=0,
+        plain_length=len(payload),
+        plain_crc32=zlib.crc32(payload),
+        data=zlib.compress(payload),
+    )
+
+
+def envelope_of(stored: StoredMessage) -> Envelope:
+    return Envelope("metrics", 1, "imx", stored.data_type, "v1", "1", stored.reqid)
 
 
 def test_one_that_no_record_can_be_made_of_stops_none_of_its_neighbours(

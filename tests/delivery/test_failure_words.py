@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infi.ramen_client.delivery.exchange import Request, read_head
@@ -74,6 +74,7 @@ line = st.sampled_from(
 
 
 @given(st.lists(line, max_size=12), st.sampled_from([0, 100, 202, 400]))
+@example([b"HTTP/1.0 400\r\n", b""], 400)
 def test_a_head_is_read_only_if_it_is_whole_and_of_the_status_that_libcurl_read(
     lines: list[bytes], status: int
 ) -> None:

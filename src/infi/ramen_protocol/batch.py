@@ -163,6 +163,24 @@ class RecordResult:
     retry_after_seconds: float | None = None
 
 
+class BatchDigest:
+    """The digest of a batch, whose decoded records come piece by piece."""
+
+    def __init__(self) -> None:
+        self._hash = sha256()
+
+    def update(self, records: bytes) -> None:
+        """Take the next piece."""
+        self._hash.update(records)
+
+    @property
+    def text(self) -> str:
+        """The digest of what came so far: the first ``DIGEST_CHARS`` hexadecimal digits of its SHA-256."""
+        return self._hash.hexdigest()[:DIGEST_CHARS]
+
+
 def batch_digest(records: bytes) -> str:
-    """Give the digest of a batch: the first ``DIGEST_CHARS`` hexadecimal digits of its decoded records' SHA-256."""
-    return sha256(records).hexdigest()[:DIGEST_CHARS]
+    """Give the digest of a batch by its decoded records."""
+    digest = BatchDigest()
+    digest.update(records)
+    return digest.text

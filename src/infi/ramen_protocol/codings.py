@@ -19,6 +19,7 @@ import sys
 import zlib
 from enum import Enum
 from io import BytesIO
+from typing import Any, Protocol
 
 from infi.ramen_protocol._zstd import zstd
 
@@ -135,6 +136,46 @@ def gzip_from_zlib(stream: bytes, *, plain_crc32: int, plain_length: int) -> byt
     )
 
 
+class Compressor(Protocol):
+    """Puts what comes piece by piece under a content coding; the body is all that it gave, in order."""
+
+    def compress(self, plain: bytes, /) -> bytes:
+        """Take a piece."""
+
+    def flush(self) -> bytes:
+        """End; nothing may come after it."""
+
+
+class _Identity:
+    def compress(self, plain: bytes, /) -> bytes:
+        return plain
+
+    def flush(self) -> bytes:
+        return b""
+
+
+def batch_compressor(coding: Coding) -> Compressor:
+    """Give a compressor for a batch that does not come at once. Raises as ``compress_batch``."""
+    match coding:
+        case Coding.IDENTITY:
+            return _Identity()
+        case Coding.ZSTD:
+            compressor: Compressor = _zstd().ZstdCompressor(level=_ZSTD_LEVEL)
+            return compressor
+        case Coding.GZIP:
+            return zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
+        case Coding.LEGACY:
+            return zlib.compressobj(_LEVEL, zlib.DEFLATED, _ZLIB_WINDOW)
+
+
+def _zstd() -> Any:
+    if zstd is None:
+        raise UnsupportedCoding(
+            "zstd needs Python 3.14, or the package backports.zstd (infi.ramen_client[zstd])"
+        )
+    return zstd
+
+
 def compress_batch(plain: bytes, coding: Coding) -> bytes:
     """Put ``plain`` under ``coding``.
 
@@ -143,11 +184,7 @@ def compress_batch(plain: bytes, coding: Coding) -> bytes:
     if coding is Coding.IDENTITY:
         return plain
     if coding is Coding.ZSTD:
-        if zstd is None:
-            raise UnsupportedCoding(
-                "zstd needs Python 3.14, or the package backports.zstd (infi.ramen_client[zstd])"
-            )
-        compressed: bytes = zstd.compress(plain, level=_ZSTD_LEVEL)  # with a window of at most 512 KiB
+        compressed: bytes = _zstd().compress(plain, level=_ZSTD_LEVEL)  # with a window of at most 512 KiB
         return compressed
     stream = compress(plain)
     if coding is Coding.LEGACY:

@@ -103,14 +103,14 @@ class Batcher:
             return messages
         return messages[: max(1, len(self._suspects) // 2)]
 
-    @property
-    def has_draft(self) -> bool:
-        """Whether a next batch is being made ready, or is."""
-        return self._draft is not None
-
     def draft(self, messages: list[StoredMessage], coding: Coding) -> None:
         """Begin to make messages ready for the next batch, which may turn out to be another one."""
         self._draft = Draft(messages, coding, self.envelope)
+
+    @property
+    def drafted(self) -> list[StoredMessage]:
+        """What is made ready, or is being made; empty: nothing."""
+        return self._draft.messages if self._draft else []
 
     def go_on(self) -> bool:
         """Do a piece of the work on the draft; False when there is nothing to do."""
@@ -126,7 +126,9 @@ class Batcher:
 
         Also those that no record can be made of, which are not in the batch: then nothing is frozen.
         """
-        draft, self._draft = self._draft, None
+        draft = self._draft
+        if draft is not None and (draft.messages == messages or draft.shares(messages)):
+            self._draft = None
         if draft is None or draft.messages != messages:
             draft = Draft(messages, coding, self.envelope)
         while not draft.is_complete:

@@ -336,7 +336,8 @@ class Courier:
         flight = next(iter(self._flying.values()), None)
         if flight is None or learned.offer is None or not isinstance(flight.cargo, Sending):
             return False
-        if not self._batcher.has_draft:
+        drafted = self._batcher.drafted
+        if not drafted or drafted[0] not in self._lines:
             limits = self._batcher.limits(learned.offer, learned.most_bytes)
             ahead = self._lines.ahead(flight.cargo.batch.members, *limits)
             wanted = self._lookout.probably_wanted(ahead)

@@ -28,6 +28,7 @@ MAX_ANSWER_HEADER_BYTES = 64 * 1024
 """All header lines of one transfer together, those of 1xx answers and of a proxy included."""
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?:[ \r\n]|\Z)")
+_EMPTY_LINES = frozenset((b"\r\n", b"\n"))
 _SECRET_HEADERS = frozenset({"x-api-token", "authorization", "proxy-authorization", "cookie"})
 
 
@@ -118,7 +119,7 @@ def read_head(lines: Sequence[bytes], status: int) -> dict[str, str] | None:
     them out; ``status`` is what libcurl took for the final status. Names are lower-case; lines of one name are joined.
     """
     head = _final_head(lines)
-    if not head or head[-1].strip(b"\r\n"):
+    if not head or head[-1] not in _EMPTY_LINES:
         return None
     status_line = _STATUS_LINE.match(head[0])
     if status_line is None or int(status_line[1]) != status:
@@ -138,7 +139,7 @@ def _final_head(lines: Sequence[bytes]) -> Sequence[bytes]:
     """The last answer's lines, from its status line to its empty line (or to where it broke off)."""
     start = 0
     for index, line in enumerate(lines):
-        if line in {b"\r\n", b"\n"}:
+        if line in _EMPTY_LINES:
             following = lines[index + 1 : index + 2]
             if not following or not following[0].startswith(b"HTTP/"):
                 return lines[start : index + 1]
