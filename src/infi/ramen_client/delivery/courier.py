@@ -358,7 +358,7 @@ class Courier:
 
     def _start_single(self, ahead: int) -> bool:
         while not self._stop.is_set():
-            self._lookout.look_for(1, ahead, _AHEAD_BYTES)
+            self._lookout.look_for(1, ahead, _AHEAD_BYTES, is_meanwhile=bool(self._flying))
             taken = self._lines.take(1, 0)
             if not taken:
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from infi.ramen_client.storage import Fate
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .lines import Lines
     from .stop import Stop
+
+_NEXT_LOOK_SECONDS = 0.001
+"""When it is looked again where that can wait: to ask whether anybody has committed is a tenth of the work on a message."""
 
 
 class Lookout:
@@ -43,6 +47,7 @@ class Lookout:
         self._stop = stop
         self._monotonic = monotonic
         self._starts = reader.starts
+        self._looked_at = -math.inf
         self.seen: tuple[int, int] | None = None
         """What ``ActiveReader.change_mark`` was when everything in the queue had been seen; None: not everything was."""
 
@@ -53,14 +58,26 @@ class Lookout:
             return True
         return not self._lines.are_full and (self.seen is None or self.seen != self._reader.change_mark())
 
-    def look_for(self, wanted: int, most_messages: int, most_bytes: int) -> None:
-        """Look for messages until so many are ready to be taken, or there are no more."""
+    def look_for(
+        self, wanted: int, most_messages: int, most_bytes: int, *, is_meanwhile: bool = False
+    ) -> None:
+        """Look for messages until so many are ready to be taken, or there are no more.
+
+        ``is_meanwhile``: something is under way, so a look that is made a moment later is as good.
+        """
         self._look_behind(most_messages, most_bytes)
         looks = 0
-        # A look more than is needed while one stream alone is known: if it is refused, another one shall have its turn.
-        while self._lines.ready < wanted or (
-            not looks and self._lines.turns == 1 and not self._lines.are_one
-        ):
+        while True:
+            is_needed = self._lines.ready < wanted
+            # A look more than is needed while one stream alone is known: if it is refused, another one shall have its turn.
+            is_of_use = not looks and self._lines.turns == 1 and not self._lines.are_one
+            if not (is_needed or is_of_use):
+                break
+            now = self._monotonic()
+            can_wait = not looks and (is_meanwhile or not is_needed)
+            if can_wait and self._looked_at <= now < self._looked_at + _NEXT_LOOK_SECONDS:
+                break
+            self._looked_at = now
             mark = self._reader.change_mark()
             if mark == self.seen or self._lines.are_full or self._stop.is_set():
                 break
