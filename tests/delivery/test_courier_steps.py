@@ -218,6 +218,28 @@ def test_an_answer_that_comes_with_the_stop_counts(bench: Bench, before: list[No
     assert bench.queue.size() == 0
 
 
+def test_before_a_lone_stream_is_refused_it_is_looked_for_others_whatever_the_clock_says(
+    bench: Bench,
+) -> None:
+    bench.config.max_in_flight = 2
+    bench.writer.push("metrics", "fast", "v1", {})
+    bench.writer.push_many(("metrics", "slow", "v1", {"n": n}) for n in range(300))
+    bench.writer.push("metrics", "fast", "v1", {})
+    courier = bench.courier()
+    courier.start()
+    assert courier.in_flight == 2
+    tags = list(bench.transport.tags)
+    bench.transport.acts.append(lambda _tag: [(tags[0], ACCEPTED)])
+    courier.wait(60)
+    courier.start()
+    bench.transport.acts.append(lambda _tag: [(tags[1], answer(429, "TOO_MANY_REQUESTS"))])
+    courier.wait(60)
+    courier.start()
+    assert courier.in_flight == 1
+    assert "/imx.fast.v1/" in bench.transport.requests[-1].url
+    courier.abandon()
+
+
 # Holding
 
 

@@ -49,7 +49,7 @@ def test_the_wal_stays_bounded_under_steady_writers_without_a_reader(tmp_path: P
         queue.size()
     for writer in writers:
         finish(writer)
-    assert 4 * MIB < most < 40 * MIB  # 10,000 pushes write 60 MiB and more
+    assert MIB < most < 40 * MIB  # 10,000 pushes write 60 MiB and more; it is looked at only now and then
     assert queue.size() == 10_000
     assert_sound(queue)
 

@@ -47,7 +47,7 @@ class Lookout:
         self._stop = stop
         self._monotonic = monotonic
         self._starts = reader.starts
-        self._looked_at = -math.inf
+        self._seen_at = -math.inf  # when everything had been seen, and nothing was changed
         self.seen: tuple[int, int] | None = None
         """What ``ActiveReader.change_mark`` was when everything in the queue had been seen; None: not everything was."""
 
@@ -74,12 +74,15 @@ class Lookout:
             if not (is_needed or is_of_use):
                 break
             now = self._monotonic()
-            can_wait = not looks and (is_meanwhile or not is_needed)
-            if can_wait and self._looked_at <= now < self._looked_at + _NEXT_LOOK_SECONDS:
+            can_wait = is_meanwhile or not is_needed
+            if can_wait and self._seen_at <= now < self._seen_at + _NEXT_LOOK_SECONDS:
                 break
-            self._looked_at = now
             mark = self._reader.change_mark()
-            if mark == self.seen or self._lines.are_full or self._stop.is_set():
+            if mark == self.seen:
+                self._seen_at = now
+                break
+            self._seen_at = -math.inf
+            if self._lines.are_full or self._stop.is_set():
                 break
             looks += 1
             self._ledger.flush()
