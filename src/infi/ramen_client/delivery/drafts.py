@@ -78,9 +78,8 @@ class Draft:
         self.plain_bytes += len(piece)
         self._digest.update(piece)
         if is_last and self._compressor is None:
-            self.body = compress_batch(
-                piece, self.coding
-            )  # which knows how much it is, and takes less memory
+            # It knows at once how much there is, and takes less memory for little.
+            self.body = compress_batch(piece, self.coding)
             return
         self._compressor = self._compressor or batch_compressor(self.coding)
         self._compressed.append(self._compressor.compress(piece))
