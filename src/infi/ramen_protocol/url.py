@@ -102,15 +102,9 @@ def check_envelope(envelope: Envelope) -> None:
 
     Raises ``RefusedRequest`` (BAD_REQUEST) for the first part that breaks its rule.
     """
-    named = (
-        ("category", envelope.category),
-        ("sender", envelope.sender),
-        ("data_type", envelope.data_type),
-        ("data_version", envelope.data_version),
-    )
-    for what, text in named:
-        if not is_name(text):
-            raise _bad(f"{what} must be one or more of A-Z a-z 0-9 _ -")
+    fault = _fault_of_names(envelope.category, envelope.sender, envelope.data_type, envelope.data_version)
+    if fault is not None:
+        raise _bad(fault)
     if not 0 <= envelope.system_serial <= MAX_SYSTEM_SERIAL:
         raise _bad_serial()
     if not is_version(envelope.system_version):
@@ -119,6 +113,15 @@ def check_envelope(envelope: Envelope) -> None:
         normalise_reqid(envelope.reqid)
     except ValueError as error:
         raise _bad(str(error)) from None
+
+
+@lru_cache(maxsize=256)  # as the path
+def _fault_of_names(category: str, sender: str, data_type: str, data_version: str) -> str | None:
+    named = {"category": category, "sender": sender, "data_type": data_type, "data_version": data_version}
+    for what, text in named.items():
+        if not is_name(text):
+            return f"{what} must be one or more of A-Z a-z 0-9 _ -"
+    return None
 
 
 def origin(hostname: str, *, ssl: bool) -> str:

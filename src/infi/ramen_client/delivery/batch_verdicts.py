@@ -118,13 +118,13 @@ class BatchVerdicts:
         settlements: list[Settlement] = []
         refused: list[tuple[StoredMessage, Judgement]] = []
         waiting: list[tuple[StoredMessage, Judgement]] = []
-        accepted: Counter[Stream] = Counter()
+        taken: list[StoredMessage] = []
         for message, judgement in zip(sending.batch.members, results, strict=True):
             match judgement.verdict:
                 case Verdict.ACCEPTED | Verdict.DROPPED:
                     dropped = judgement.verdict is Verdict.DROPPED
                     settlements.append(Settlement(message, Fate.DROPPED if dropped else Fate.ACCEPTED))
-                    accepted[self._effects.lines.stream_of(message)] += 1
+                    taken.append(message)
                 case Verdict.REJECTED:
                     refused.append((message, judgement))
                     settlements.append(Settlement(message, Fate.DEAD, death_by(None, judgement)))
@@ -132,6 +132,7 @@ class BatchVerdicts:
                     waiting.append((message, judgement))
         self._effects.ledger.settle(settlements, sending.batch)
         self._effects.batcher.ended(sending)
+        accepted = Counter(map(self._effects.lines.stream_of, taken))
         self._effects.left([settlement.message for settlement in settlements])
         self._effects.keep([message for message, _ in waiting])
         if self._effects.standing.learned.batches_work():

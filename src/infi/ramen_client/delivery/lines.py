@@ -233,9 +233,10 @@ class Lines:
 
     def done(self, messages: Iterable[StoredMessage]) -> None:
         """What was taken has left the queue."""
-        for message in messages:
-            self._known.discard(message.position)
-            self._landed(message)
+        left = list(messages)
+        self._known.difference_update([message.position for message in left])
+        for stream, count in Counter(map(self.stream_of, left)).items():
+            self._landed(stream, count)
         self._count()
 
     def put_back(self, messages: Iterable[StoredMessage]) -> None:
@@ -245,7 +246,7 @@ class Lines:
             line.messages.appendleft(message)
             self._hold(line, message)
             self._turns.pop(line.stream, None)
-            self._landed(message)
+            self._landed(line.stream, 1)
         self._count()
 
     def claim_again(self, messages: Iterable[StoredMessage]) -> None:
@@ -300,9 +301,9 @@ class Lines:
         self._held_bytes -= len(message.data)
         line.size -= len(message.data)
 
-    def _landed(self, message: StoredMessage) -> None:
-        line = self._lines[self.stream_of(message)]
-        line.under_way -= 1
+    def _landed(self, stream: Stream, count: int) -> None:
+        line = self._lines[stream]
+        line.under_way -= count
         self._settle(line)
 
     def _forget(self, line: _Line) -> list[StoredMessage]:
