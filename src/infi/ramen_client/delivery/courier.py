@@ -359,15 +359,14 @@ class Courier:
     def _start_single(self, ahead: int) -> bool:
         while not self._stop.is_set():
             self._lookout.look_for(1, ahead, _AHEAD_BYTES, is_meanwhile=bool(self._flying))
-            taken = self._lines.take(1, 0)
-            if not taken:
+            message = self._lines.take_one()
+            if message is None:
                 break
-            (message,) = taken
             if message not in self._leases:
                 self._leases.take([message, *self._lines.peek(ahead - 1)])  # in one write
             if message not in self._leases:
-                self._lines.done(taken)  # somebody took it out of the queue
-            elif self._lookout.without_blacklisted(taken):
+                self._lines.done([message])  # somebody took it out of the queue
+            elif self._lookout.without_blacklisted([message]):
                 coding, headers = self._standing.learned.message_coding(), self._credentials.current()
                 request = single_request(
                     message,

@@ -174,16 +174,26 @@ class Lines:
 
         ``most_bytes`` counts plain bytes.
         """
-        taken: list[StoredMessage] = []
-        for line, count in list(self._next(self._turns, most_messages, most_bytes)):
-            for _ in range(count):
-                message = line.messages.popleft()
-                taken.append(message)
-                self._unhold(line, message)
-            line.under_way += count
-            del self._turns[line.stream]
-            self._settle(line)
+        chosen = list(self._next(self._turns, most_messages, most_bytes))
+        taken = [message for line, count in chosen for message in self._take(line, count)]
         self._count()
+        return taken
+
+    def take_one(self) -> StoredMessage | None:
+        """Take the next message; None: none is ready. As ``take``."""
+        if not self._turns:
+            return None
+        (message,) = self._take(self._lines[next(iter(self._turns))], 1)
+        self._count()
+        return message
+
+    def _take(self, line: _Line, count: int) -> list[StoredMessage]:
+        taken = [line.messages.popleft() for _ in range(count)]
+        for message in taken:
+            self._unhold(line, message)
+        line.under_way += count
+        del self._turns[line.stream]
+        self._settle(line)
         return taken
 
     def ahead(
@@ -233,9 +243,12 @@ class Lines:
 
     def done(self, messages: Iterable[StoredMessage]) -> None:
         """What was taken has left the queue."""
-        left = list(messages)
-        self._known.difference_update([message.position for message in left])
-        for stream, count in Counter(map(self.stream_of, left)).items():
+        left: dict[Stream, int] = {}
+        for message in messages:
+            self._known.discard(message.position)
+            stream = self.stream_of(message)
+            left[stream] = left.get(stream, 0) + 1
+        for stream, count in left.items():
             self._landed(stream, count)
         self._count()
 
