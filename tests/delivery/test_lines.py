@@ -41,6 +41,18 @@ def test_starting_over_keeps_nothing_but_what_is_under_way(ordering: str, width:
     assert lines.ready == 3 if ordering == "none" or width == 1 else lines.turns == 3
 
 
+def test_a_stream_that_waits_is_looked_for_from_the_first_that_it_gave_up() -> None:
+    lines = Lines(Ordering.STREAM, 4)
+    lines.add([message(2), message(3)])
+    taken = lines.take(2, 100)
+    lines.add([message(1)])  # raised, while those behind it are under way
+    lines.put_back(taken)
+    assert len(lines.hold(("metrics", "x"), 10.0)) == 3
+    lines.let_go(11.0)
+    (want,) = lines.wants(11.0)
+    assert want.after == 0
+
+
 def test_a_stream_of_which_nothing_was_found_is_forgotten() -> None:
     lines = Lines(Ordering.STREAM, 4)
     lines.hold(("metrics", "x"), 10.0)

@@ -328,7 +328,8 @@ class Lines:
             line.size = 0
             self._known.difference_update(message.position for message in given_up)
             if not self._is_one:
-                self.unseen(line.stream, given_up[0].position - 1)
+                # A dead letter that was raised may stand behind what was put back before it.
+                self.unseen(line.stream, min(message.position for message in given_up) - 1)
         self._settle(line)
         return given_up
 
